@@ -1,0 +1,142 @@
+"""`python -m bench`: Hydra in, one sentence per error out."""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, we say them in a sentence
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.errors import UserError, nearest
+
+HERE = Path(__file__).resolve().parent
+CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
+GROUPS = ("method", "task", "model", "latency")
+_outcomes: list[Any] = []  # of a single run: its outcome, or the UserError that refused it
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> None:
+    """One cell; in a multirun an error is noted, and the sweep goes on."""
+    from bench import show, store, sweep
+    from bench.cell import Outcome, resolve, run_cell
+
+    job = HydraConfig.get()
+    overrides = list(job.overrides.task)
+    try:
+        outcome = run_cell(resolve(cfg, dict(job.runtime.choices), _method_yaml(cfg, job), overrides))
+    except UserError as error:
+        if job.mode != RunMode.MULTIRUN:
+            _outcomes.append(error)  # raised to Hydra it would be told twice
+            return
+        outcome = Outcome("refused", None, str(error))
+    if job.mode == RunMode.MULTIRUN:
+        sweep.note(job.sweep.dir, job.job.num, " ".join(overrides), outcome)
+        return
+    _outcomes.append(outcome)
+    if outcome.folder:
+        show.show([store.read(outcome.folder)])
+        print(f"record: {outcome.folder / 'record.json'}")
+
+
+def _method_yaml(cfg: DictConfig, job: Any) -> dict[str, Any]:
+    """The method's fields as its YAML has them, without what the command line sets."""
+    del cfg
+    if not any(word.lstrip("+~").startswith("method.") for word in job.overrides.task):
+        chosen = [f"method={job.runtime.choices.method}"]
+    else:
+        chosen = [word for word in job.overrides.task if re.match(rf"\+?({'|'.join(GROUPS)})=", word)]
+    composed = _compose([word for word in job.overrides.hydra if word.startswith("hydra.searchpath")] + chosen)
+    return OmegaConf.to_container(composed.method, resolve=True)  # type: ignore[return-value]
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """A configuration composed from some overrides, as for a single run."""
+    state = GlobalHydra.instance().hydra
+    assert state is not None
+    return state.config_loader.load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
+
+
+def explain(error: Exception, words: list[str]) -> str:
+    """One sentence for what Hydra and OmegaConf say in many lines."""
+    text = str(error)
+    if options := getattr(error, "options", None):
+        group, _, name = (getattr(error, "missing_cfg_file", None) or "").rpartition("/")
+        return f"unknown {group} {name!r}{nearest(name, options)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"unknown key '{found.group(1)}'{nearest(*_neighbours(found.group(1), words))}"
+    if found := re.search(r"Key '([^']+)' is not in struct", text):
+        return f"unknown key '{found.group(1)}'{nearest(*_neighbours(found.group(1), words))}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"several values in '{found.group(1)}' need -m, which runs one cell for each"
+    if found := re.search(r"Error parsing override '(.*?)'\n", text):
+        return f"cannot read '{found.group(1)}': quote a value with special characters, as in 'key=\"value\"'"
+    return text.strip().splitlines()[0]
+
+
+def _neighbours(key: str, words: list[str]) -> tuple[str, list[str]]:
+    """The key's last part, and the keys that its place really has."""
+    groups = [word for word in words if re.match(rf"\+?(hydra\.searchpath|{'|'.join(GROUPS)})=", word) and "," not in word]
+    if not GlobalHydra.instance().is_initialized():
+        from hydra import initialize_config_dir
+
+        initialize_config_dir(version_base="1.3", config_dir=str(CONF))
+    try:
+        node: Any = _compose(groups)
+    except (HydraException, OmegaConfBaseException):
+        node = _compose([])
+    place, _, last = key.rpartition(".")
+    for part in filter(None, place.split(".")):
+        if not isinstance(node, DictConfig) or part not in node:
+            return key, [str(name) for name in _compose([])]
+        node = node[part]
+    return last, [str(name) for name in node if name != "_target_"] if isinstance(node, DictConfig) else []
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; python -m bench --help shows what there is")
+
+
+def main() -> int:
+    """Run the command line. 0: all cells ok or skipped; 1: an error, told in a sentence; 130: interrupted."""
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing half written
+    verbose = any(word.startswith("hydra.verbose=") for word in sys.argv)
+    try:
+        parser = get_args_parser()
+        parser.error = _refuse  # type: ignore[method-assign]
+        flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+        sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # argparse wants them first
+        parser.parse_args()
+        _job()
+        if _outcomes and isinstance(_outcomes[0], UserError):
+            raise _outcomes.pop()
+        code = 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        code = 130
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if verbose:
+            raise
+        print(str(error) if isinstance(error, UserError) else explain(error, sys.argv[1:]), file=sys.stderr)
+        code = 1
+    from bench import sweep
+
+    complete = sweep.finish()
+    failed = any(outcome.status == "failed" for outcome in _outcomes)
+    return code or int(failed or not complete)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""One cell: the stored record that answers it, or a run and the record it leaves, whatever happens."""
+
+import shlex
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from bench import config, data, dense, machine, record, store
+from bench.config import Keys, Model, Run, Task
+from bench.errors import UserError
+from bench.method import Skip
+from bench.run import PROTOCOL, execute
+from bench.stages import say
+
+NO_PATHS = ("results", "save", "model.path", "rerun", "hydra.")  # overrides that a record does not repeat
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended: `status` is ok, skipped, failed or refused; a refused one leaves no record."""
+
+    status: str
+    folder: Path | None
+    reason: str | None = None
+
+
+def resolve(cfg: DictConfig, choices: dict[str, str], reference: dict[str, Any], overrides: list[str]) -> Run:
+    """A composed configuration as a checked run. `reference`: the method's YAML as it is without overrides.
+
+    Raises:
+        UserError: whatever the user got wrong in it.
+    """
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    fields, task_fields, model_fields = (dict(plain.pop(group)) for group in ("method", "task", "model"))
+    names = {group: choices[group].rsplit("/", 1)[-1] for group in ("method", "task", "model")}
+    keys = config.typed(Keys, plain, "")
+    task = config.typed(Task, task_fields, "task")
+    model = config.typed(Model, model_fields, "model")
+    config.check_keys(keys)
+    config.check_task(names["task"], task)
+    config.check_method_fields(names["method"], fields, reference)
+    if model.weights is not None:
+        raise UserError("model.weights= is not there yet: leave it out")
+    told = [word for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
+    return Run(
+        method=names["method"],
+        method_target=fields.pop("_target_"),
+        method_fields=fields,
+        task_name=names["task"],
+        task=task,
+        model_name=names["model"],
+        model=model,
+        keys=keys,
+        device=machine.resolve_device(keys.device),
+        threads=keys.threads or machine.usable_cores(),
+        command=shlex.join(["python", "-m", "bench", *told]),
+    )
+
+
+def run_cell(run: Run) -> Outcome:
+    """Answer from the store, or run and leave a record.
+
+    Raises:
+        UserError: something the user can mend; nothing is written.
+    """
+    results = config.check_results(run.keys.results)
+    task_data = data.load(run.task_name, run.task)
+    checkpoint = dense.find(run, task_data)
+    fresh = record.blank(run, task_data, PROTOCOL)
+    fresh["machine"] = {"name": machine.machine_name(run.device)}
+    if checkpoint and not run.keys.rerun:
+        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL)
+        stored, reason = store.answer(results, fresh, run.threads)
+        if stored:
+            say("this run is stored already; rerun=true repeats it")
+            return Outcome(stored.record["status"], stored.folder, stored.record["reason"])
+        if reason:
+            say(f"a stored record of this run does not answer it, {reason}: running it again")
+    return _run_and_store(run, task_data, checkpoint, fresh, results)
+
+
+def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> Outcome:
+    arrays: dict[str, Any] = {"gold": np.asarray(task_data.validation.labels)}
+    start = time.perf_counter()
+    try:
+        arrays = execute(run, task_data, checkpoint, fresh)
+        fresh["status"] = "ok"
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Skip as skipped:
+        fresh |= {"status": "skipped", "reason": str(skipped)}
+    except BaseException as error:  # a run survives its method, whatever that raises
+        text = "".join(traceback.format_exception(error)).replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")
+        fresh["reason"] = text
+        say(f"the run failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; the record has the traceback")
+    fresh["seconds"]["total"] = time.perf_counter() - start
+    folder = store.write(results, fresh, arrays)
+    return Outcome(fresh["status"], folder, fresh["reason"])

@@ -1,0 +1,152 @@
+"""Task data: where the splits of a task are found, and what is checked in them. Imports neither torch nor transformers."""
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bench.config import Task
+from bench.errors import UserError, nearest
+from bench.files import cache_folder, digest, whole_folder
+from bench.hub import fetch_split
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `texts` holds one list per text column, `labels` int64 class indices or float64 numbers, in row order."""
+
+    sha256: str
+    texts: list[list[str]]
+    labels: NDArray[np.int64] | NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The two splits that a run uses; `source` names where they came from, without any path."""
+
+    source: str
+    train: Split
+    validation: Split
+
+
+def load(name: str, task: Task) -> TaskData:
+    """Find and read the splits: `$BENCH_DATA/<task>`, else built, else the hub.
+
+    Raises:
+        UserError: nothing is found, a file is damaged, or its columns, texts or labels are not the task's.
+    """
+    folder, source = _find(name, task)
+    train, validation = (read_split(folder / f"{split}.parquet", task) for split in ("train", "validation"))
+    if train.sha256 == validation.sha256:
+        raise UserError(f"task {name}: train.parquet and validation.parquet are the same file, nothing would be held out")
+    return TaskData(source, train, validation)
+
+
+def _find(name: str, task: Task) -> tuple[Path, str]:
+    root = os.environ.get("BENCH_DATA")
+    if root:
+        folder = Path(root).expanduser() / name
+        if all((folder / f"{split}.parquet").is_file() for split in ("train", "validation")):
+            return folder, "local"
+    if task.build:
+        module, _, function = task.build.rpartition(".")
+        built: tuple[Path, str] = getattr(importlib.import_module(module), function)(cache_folder() / "data")
+        return built
+    if task.hub:
+        folder = cache_folder() / "data" / "-".join(filter(None, (task.hub.path.replace("/", "-"), task.hub.name)))
+        if folder.exists() or _fetch(task, folder):
+            return folder, f"hub:{task.hub.path}"
+    here = f"$BENCH_DATA/{name}/train.parquet and validation.parquet ({'not found' if root else 'BENCH_DATA is not set'})"
+    there = f"the hub's {task.hub.path} (not reachable)" if task.hub else "no hub data set is named"
+    raise UserError(f"no data for task {name}: {here}; {there}")
+
+
+def _fetch(task: Task, folder: Path) -> bool:
+    assert task.hub is not None
+    found: list[bool] = []
+
+    def fill(half: Path) -> None:
+        for split, theirs in (("train", task.hub.train), ("validation", task.hub.validation)):  # type: ignore[union-attr]
+            found.append(fetch_split(task.hub, theirs, half / f"{split}.parquet"))  # type: ignore[arg-type]
+            if not found[-1]:
+                raise FileNotFoundError
+
+    try:
+        whole_folder(folder, fill)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_split(path: Path, task: Task) -> Split:
+    """Read and check one parquet file.
+
+    Raises:
+        UserError: as `load`; texts and labels are named with their row.
+    """
+    named = f"{path.parent.name}/{path.name}"
+    try:
+        schema = pq.read_schema(path)
+        for column in (*task.columns, task.label):
+            if column not in schema.names:
+                raise UserError(f"{named} has no column {column!r}{nearest(column, schema.names)}")
+        table = pq.read_table(path, columns=[*task.columns, task.label])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{named} cannot be read as parquet, it is truncated or damaged: {str(error).splitlines()[0]}") from error
+    if not table.num_rows:
+        raise UserError(f"{named} holds no rows")
+    texts = [_texts(table[column], f"{named}: column {column!r}") for column in task.columns]
+    return Split(digest(path), texts, _labels(table[task.label], task, f"{named}: column {task.label!r}"))
+
+
+def _texts(column: pa.ChunkedArray, where: str) -> list[str]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise UserError(f"{where} holds {column.type}, not text")
+    _no_nulls(column, where)
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _no_nulls(column: pa.ChunkedArray, where: str) -> None:
+    if column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py()
+        raise UserError(f"{where} is empty in row {row}")
+
+
+def _labels(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[np.int64] | NDArray[np.float64]:
+    _no_nulls(column, where)
+    kind = column.type
+    numbers = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if task.labels is None:
+        if not (numbers or pa.types.is_floating(kind)):
+            raise UserError(f"{where} holds {kind}, a regression needs numbers")
+        values = column.to_numpy().astype(np.float64)
+        return _all_rows(values, np.isfinite(values), where, "a finite number")
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        names = column.to_numpy()
+        index = {name: i for i, name in enumerate(task.labels)}
+        indices = np.array([index.get(name, -1) for name in names], dtype=np.int64)
+        _all_rows(names, indices >= 0, where, f"one of {', '.join(task.labels)}")
+        return indices
+    if not numbers:
+        raise UserError(f"{where} holds {kind}, a classification needs class numbers or names")
+    classes = column.to_numpy().astype(np.int64)
+    inside = (classes >= 0) & (classes < len(task.labels))
+    return _all_rows(classes, inside, where, f"a class number from 0 to {len(task.labels) - 1}")
+
+
+def _all_rows(values: np.ndarray, good: NDArray[np.bool_], where: str, wanted: str) -> np.ndarray:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise UserError(f"{where} is {values[row]} in row {row}, expected {wanted}")
+    return values
+
+

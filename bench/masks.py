@@ -1,0 +1,61 @@
+"""What is kept of a model: one factor per head and per neuron, zero is pruned."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that masks and costs depend on. Sub-layers are numbered bottom to top: attention even, feed-forward odd."""
+
+    layers: int
+    heads: int
+    neurons: int
+    hidden: int
+    head_dim: int
+
+    @property
+    def sublayers(self) -> int:
+        """2 L."""
+        return 2 * self.layers
+
+    def units(self, sublayer: int) -> int:
+        """The number of heads or neurons of a sub-layer."""
+        return self.neurons if sublayer % 2 else self.heads
+
+    def width(self, sublayer: int) -> int:
+        """Columns of a unit in the output projection's input: d_h for a head, 1 for a neuron."""
+        return 1 if sublayer % 2 else self.head_dim
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Factors of the units: heads [L, H], neurons [L, I], float64; 0 is pruned, 1 untouched."""
+
+    heads: Floats
+    neurons: Floats
+
+    @staticmethod
+    def ones(shape: Shape) -> "Masks":
+        """Nothing pruned."""
+        return Masks(np.ones((shape.layers, shape.heads)), np.ones((shape.layers, shape.neurons)))
+
+    def of(self, sublayer: int) -> Floats:
+        """The factors of one sub-layer, a view."""
+        return (self.neurons if sublayer % 2 else self.heads)[sublayer // 2]
+
+    def columns(self, sublayer: int, shape: Shape) -> Floats:
+        """The factors of one sub-layer, one per column of its output projection."""
+        return self.of(sublayer).repeat(shape.width(sublayer))
+
+    def check(self, shape: Shape) -> None:
+        """Raise ValueError unless the masks have the model's sizes and are finite."""
+        for name, given, units in (("heads", self.heads, shape.heads), ("neurons", self.neurons, shape.neurons)):
+            if given.shape != (shape.layers, units):
+                raise ValueError(f"masks: {name} has shape {given.shape}, the model needs {(shape.layers, units)}")
+            if not np.isfinite(given).all():
+                raise ValueError(f"masks: {name} holds values that are not finite")

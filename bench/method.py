@@ -1,0 +1,61 @@
+"""What a pruning method is. A method is one dataclass in one file, and a YAML with every field."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.budget import ALLOCATIONS, Budget, Scores
+from bench.masks import Masks
+from bench.stages import stage
+
+if TYPE_CHECKING:
+    from bench.calibration import Calibration
+    from bench.model import PrunableModel
+
+
+class Skip(Exception):
+    """This cell cannot be done; the reason goes into a record of status `skipped`."""
+
+
+@dataclass
+class Method(ABC):
+    """A pruning method; its fields are its hyper-parameters.
+
+    `labels`: it looks at the labels of the calibration set, which are hidden otherwise. `gradients`: it runs backward
+    passes; the others are called under `torch.no_grad`.
+    """
+
+    labels: ClassVar[bool] = False
+    gradients: ClassVar[bool] = False
+    notes: list[str] = field(default_factory=list, init=False)  # what a reader of the record should know
+
+    @abstractmethod
+    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
+        """Choose what is kept within the budget.
+
+        The model is the method's own copy, its weights may be rewritten. Randomness comes from `calibration.generator`
+        alone. Everything computed here is timed; name the parts with `bench.stages.stage`.
+
+        Raises:
+            Skip: the method cannot do this cell.
+        """
+
+
+@dataclass
+class Scorer(Method):
+    """A method that only says how good each unit is; allocation and budget are shared by all scorers."""
+
+    allocation: str = "uniform"
+
+    @abstractmethod
+    def score(self, model: "PrunableModel", calibration: "Calibration") -> Scores:
+        """One score per head and neuron, higher is better."""
+
+    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
+        """Score, then allocate."""
+        if self.allocation not in ALLOCATIONS:
+            raise ValueError(f"allocation={self.allocation}: one of {', '.join(ALLOCATIONS)}")
+        with stage("score"):
+            scores = self.score(model, calibration)
+        with stage("search"):
+            return ALLOCATIONS[self.allocation](scores, budget)

@@ -1,0 +1,168 @@
+"""The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
+
+import gc
+import importlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from bench.budget import Budget
+from bench.calibration import Calibration
+from bench.config import Run
+from bench.errors import UserError
+from bench.masks import Masks
+from bench.method import Method
+from bench.model import Batch, PrunableModel
+from bench.stages import collect, synchronize
+
+WARM_UP_BATCHES = 2
+PASS_SECONDS, PASS_BATCHES, PASS_STOP, PASS_LEAST = 2.0, 8, 20.0, 4
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Final masks, the model whose weights belong to them, and what it cost (the record's `prune`)."""
+
+    masks: Masks
+    model: PrunableModel
+    cost: dict[str, Any]
+
+
+def instantiate(run: Run) -> Method:
+    """The method object from its `_target_` and fields.
+
+    Raises:
+        UserError: the target is not there, or is no method.
+    """
+    module, _, name = run.method_target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"method {run.method}: cannot import {run.method_target}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method {run.method}: {run.method_target} is no bench.method.Method")
+    try:
+        return found(**run.method_fields)
+    except TypeError as error:
+        raise UserError(f"method {run.method}: its YAML does not fit {run.method_target}: {error}") from error
+
+
+def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget) -> Pruning:
+    """Run a method on its own copy of the model, timed from a cold, warmed-up state to final masks and weights.
+
+    A pass (forward and backward of the dense model over the calibration set, gradients of the masks only) is timed
+    half before and half after, so that a drifting machine cancels.
+    """
+    model = dense.copy()
+    seen = calibration if method.labels else calibration.without_labels()
+    halves = _sample(calibration)
+    for batch in halves[0][:WARM_UP_BATCHES]:
+        _pass(dense, batch)
+    timed = _time_batches(dense, halves[0])
+    gc.collect()
+    with peak_memory(model.device) as peak, collect() as stages:
+        synchronize()
+        start = time.perf_counter()
+        with torch.set_grad_enabled(method.gradients):
+            masks = method.prune(model, seen, budget)
+        synchronize()
+        seconds = time.perf_counter() - start
+    timed += _time_batches(dense, halves[1])
+    masks.check(model.shape)
+    if not budget.fits(budget.cost(masks)):
+        raise ValueError(f"the masks cost {budget.cost(masks):.6g}, the budget is {budget.limit:.6g}")
+    pass_seconds = _scaled(timed, calibration)
+    cost = {
+        "seconds": seconds,
+        "stages": stages,
+        "peak_bytes": peak(),
+        "pass_seconds": pass_seconds,
+        "passes": seconds / pass_seconds,
+        "notes": method.notes,
+    }
+    return Pruning(masks, PrunableModel(model.module, model.arch), cost)
+
+
+def _sample(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:
+    """Batches spread over the set in two interleaved halves; the last, short one only where there is no other."""
+    whole = calibration.batches[:-1] or calibration.batches
+    return whole[::2], whole[1::2] or whole
+
+
+def _time_batches(dense: PrunableModel, batches: list[Batch]) -> list[tuple[float, int]]:
+    """(seconds, examples) of some batches: half of 2 s or 8 batches, whichever is more; at 20 s two are enough."""
+    timed: list[tuple[float, int]] = []
+    start = time.perf_counter()
+    for batch in _spread(batches):
+        began = time.perf_counter()
+        _pass(dense, batch)
+        synchronize()
+        now = time.perf_counter()
+        timed.append((now - began, _size(batch)))
+        enough = len(timed) >= PASS_BATCHES // 2 and now - start >= PASS_SECONDS / 2
+        if enough or (len(timed) >= PASS_LEAST // 2 and now - start >= PASS_STOP / 2):
+            break
+    return timed
+
+
+def _spread(batches: list[Batch]) -> Iterator[Batch]:
+    """All batches in an order that covers the set evenly however early it is cut."""
+    step = max(1, len(batches) // (PASS_BATCHES // 2))
+    for offset in range(step):
+        yield from batches[offset::step]
+
+
+def _size(batch: Batch) -> int:
+    """Padded tokens of a batch: what its time is proportional to."""
+    return batch["input_ids"].numel()
+
+
+def _scaled(timed: list[tuple[float, int]], calibration: Calibration) -> float:
+    """Seconds of the whole set from those of the sample, by padded tokens."""
+    total = sum(_size(batch) for batch in calibration.batches)
+    return sum(seconds for seconds, _ in timed) * total / sum(size for _, size in timed)
+
+
+@torch.enable_grad()
+def _pass(model: PrunableModel, batch: Batch) -> None:
+    """Forward and backward over one batch, gradients of the masks only."""
+    weight = model.projection(0).weight
+    factors = {
+        s: torch.ones(model.shape.units(s) * model.shape.width(s), dtype=weight.dtype, device=weight.device, requires_grad=True)
+        for s in range(model.shape.sublayers)
+    }
+    with model.masked(factors):
+        loss = model(batch).square().mean()
+    torch.autograd.grad(loss, list(factors.values()))
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Peak bytes beyond the start: the allocator's on a GPU, sampled resident memory on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield lambda: torch.cuda.max_memory_allocated() - before
+        return
+    process = psutil.Process()
+    before = highest = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.02):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest - before
+    finally:
+        done.set()
+        watcher.join()

@@ -1,0 +1,122 @@
+"""What a run leaves: one record with every key always present, null where it was not measured."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bench
+from bench.config import Run
+from bench.data import TaskData
+from bench.dense import Checkpoint
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+
+def run_id(run: Run, checkpoint_sha256: str | None, protocol: int) -> str:
+    """Hash of the meaning of a run: what is computed, never where from or how fast."""
+    meaning = {**run.meaning(), "checkpoint": checkpoint_sha256, "schema": SCHEMA, "protocol": protocol}
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def blank(run: Run, data: TaskData, protocol: int) -> Record:
+    """The record of a run that has not begun: every key, what is known filled in."""
+    plan = run.keys.calibration
+    return {
+        "schema": SCHEMA,
+        "id": run_id(run, None, protocol),
+        "status": "failed",
+        "reason": None,
+        "created": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "command": run.command,
+        "method": {"name": run.method, **run.method_fields},
+        "task": run.task_name,
+        "model": run.model_name,
+        "unit": run.keys.unit,
+        "ratio": run.keys.ratio,
+        "seed": run.keys.seed,
+        "device": run.device,
+        "precision": run.keys.precision,
+        "attention": run.model.attention,
+        "recover": run.keys.recover,
+        "protocol": protocol,
+        "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
+        "calibration": {"sampler": plan.sampler, "examples": None, "tokens": None, "batch": plan.batch, "sha256": None},
+        "dense": dict.fromkeys(("score", "metrics", "flops", "params", "checkpoint", "expected")),
+        "pruned": dict.fromkeys(
+            ("score", "metrics", "flops", "params", "flops_kept", "params_kept", "weights_kept", "heads", "neurons", "mask_error")
+        ),
+        "prune": {**dict.fromkeys(("seconds", "stages", "peak_bytes", "pass_seconds", "passes")), "notes": []},
+        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": []},
+        "seconds": dict.fromkeys(("total", "dense", "prune", "shrink", "score", "latency")),
+        "machine": None,
+        "software": software(run),
+    }
+
+
+def checkpoint_entry(checkpoint: Checkpoint) -> dict[str, str]:
+    """The record's `dense.checkpoint`; a checkpoint of the user's own is named by content alone."""
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256}
+
+
+def software(run: Run) -> dict[str, Any]:
+    """Versions, the commit of this checkout, and the hash of the method's source."""
+    commit, dirty = _commit()
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "prunebench": bench.__version__,
+        "commit": commit,
+        "dirty": dirty,
+        "method_source": method_source(run.method_target),
+    }
+
+
+@cache
+def _commit() -> tuple[str | None, bool | None]:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed, or inside somebody else's repository
+        return None, None
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "bench", "methods", "conf"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def method_source(target: str) -> str:
+    """SHA-256 of a method's file and of the modules of its own package that it imports, without importing it."""
+    module = target.rpartition(".")[0]
+    package = module.rpartition(".")[0]
+    waiting, seen = [module], dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        spec = importlib.util.find_spec(name)
+        if name in seen or spec is None or spec.origin is None:
+            continue
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        seen[name] = hashlib.sha256(source.encode()).hexdigest()
+        if package:
+            waiting += re.findall(rf"^from ({re.escape(package)}\.\w+) import", source, re.MULTILINE)
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def strict(value: Any) -> Any:
+    """The same data for strict JSON: a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,122 @@
+"""The protocol: one cell from dense checkpoint to record, the same for every method.
+
+`PROTOCOL` is raised whenever something under bench/ changes what a run computes. torch is imported only when a run
+starts, so that a stored result or an error never waits for it.
+"""
+
+from typing import Any
+
+from bench import machine
+from bench.config import Run
+from bench.data import TaskData
+from bench.dense import Checkpoint
+from bench.record import Record, checkpoint_entry, run_id
+from bench.stages import collect, say, stage
+
+PROTOCOL = 1
+MASK_ERROR_LIMIT = 1e-4
+
+
+def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Record) -> dict[str, Any]:
+    """Run one cell and fill its record section by section. Returns the arrays that are stored beside it."""
+    load = machine.load_per_core()
+    machine.settle(run.threads)
+    machine.hush()
+    record["machine"] = machine.describe(run.device, run.threads, load)
+
+    from bench import calibration, finetune, latency, pruning, score
+    from bench.budget import Budget
+
+    method = pruning.instantiate(run)
+    with collect() as seconds:
+        # 1. Dense: found or fine-tuned, scored once per content.
+        with stage("dense"):
+            checkpoint = checkpoint or finetune.tune(run, data)
+            record["id"] = run_id(run, checkpoint.sha256, PROTOCOL)
+            dense = score.load_dense(run, checkpoint)
+            encoder = calibration.Encoder(checkpoint.folder, run.task, run.model.arch)
+            before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
+        budget = Budget.of(dense.shape, run.keys.unit, run.keys.ratio, run.task.length)
+        record["dense"] = describe_dense(run, checkpoint, before, dense)
+        say(f"dense {run.task.score} {before.score:.2f}")
+
+        # 2. Calibration: the same examples for every method, drawn from train.
+        sample = calibration.draw(run.keys.calibration, run.task, data.train, encoder, run.keys.seed, run.device)
+        record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256}
+
+        # 3. Prune: timed from a cold model to final masks and weights.
+        say(f"pruning with {run.method} on {sample.examples} examples, {sample.tokens} tokens")
+        pruned = pruning.prune(method, dense, sample, budget)
+        record["prune"] = pruned.cost
+        seconds["prune"] = pruned.cost["seconds"]
+
+        # 4. Shrink: the pruned units are really gone, and the smaller model is the masked one.
+        with stage("shrink"):
+            small, error = shrink_checked(pruned.model, pruned.masks, sample.batches[:2])
+        record["pruned"] |= describe_pruned(run, pruned.masks, dense, small, error)
+        if not error < MASK_ERROR_LIMIT:
+            raise ValueError(f"masked and shrunk model differ by {error:.3g} in their logits")
+
+        # 5. Score the shrunk model, never the masked one, on the whole evaluation split.
+        with stage("score"):
+            after = score.score(run, small, encoder, data.validation)
+        record["pruned"] |= {"score": after.score, "metrics": after.metrics}
+
+        # 6. Latency: dense and shrunk in strict alternation.
+        with stage("latency"):
+            record["latency"] = latency.compare(dense.module, small, run.keys.latency, run.device)
+        record["seconds"] |= seconds
+    return {
+        "gold": data.validation.labels,
+        "logits_dense": before.logits,
+        "logits_pruned": after.logits,
+        "heads": pruned.masks.heads,
+        "neurons": pruned.masks.neurons,
+    }
+
+
+def shrink_checked(model: Any, masks: Any, batches: list[Any]) -> tuple[Any, float]:
+    """The shrunk model, and the largest difference of its logits from the masked model's on real batches."""
+    import torch
+
+    from bench.model import inputs_of
+    from bench.shrink import shrink
+
+    small = shrink(model, masks)
+    with torch.no_grad(), model.masked(model.columns(masks)):
+        error = max(float((model(batch) - small(**inputs_of(batch)).logits).abs().max()) for batch in batches)
+    return small, error
+
+
+def flops_and_budget(run: Run, dense: Any) -> Any:
+    """The FLOPs budget of the dense model, whatever unit the ratio counts."""
+    from bench.budget import Budget
+
+    return Budget.of(dense.shape, "flops", run.keys.ratio, run.task.length)
+
+
+def describe_dense(run: Run, checkpoint: Checkpoint, before: Any, dense: Any) -> dict[str, Any]:
+    """The record's `dense`."""
+    return {
+        "score": before.score,
+        "metrics": before.metrics,
+        "flops": flops_and_budget(run, dense).total,
+        "params": dense.encoder_parameters(),
+        "checkpoint": checkpoint_entry(checkpoint),
+        "expected": checkpoint.expected,
+    }
+
+
+def describe_pruned(run: Run, masks: Any, dense: Any, small: Any, error: float) -> dict[str, Any]:
+    """What is left, for the record's `pruned`: costs, true parameters, units per layer."""
+    costs = flops_and_budget(run, dense)
+    params = sum(p.numel() for p in small.get_submodule(run.model.arch.layers).parameters())
+    return {
+        "flops": costs.cost(masks),
+        "params": params,
+        "flops_kept": costs.cost(masks) / costs.total,
+        "params_kept": params / dense.encoder_parameters(),
+        "heads": (masks.heads != 0).sum(1).tolist(),
+        "neurons": (masks.neurons != 0).sum(1).tolist(),
+        "mask_error": error,
+    }

@@ -1,0 +1,103 @@
+"""Stored records as a table: `python -m bench.show results/`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from bench.record import Record
+from bench.store import Stored
+
+
+def row(record: Record) -> list[str]:
+    """One record as the cells of the table."""
+    dense, pruned, prune, timing = record["dense"], record["pruned"], record["prune"], record["latency"]["headline"]
+    kept = pruned["flops_kept"] if record["unit"] == "flops" else pruned["params_kept"]
+    ok = record["status"] == "ok"
+    return [
+        record["method"]["name"],
+        f"{record['task']} {record['model']}",
+        f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
+        str(record["seed"]),
+        _number(dense["score"], ".2f"),
+        _number(pruned["score"], ".2f") if ok else record["status"],
+        _number(kept and 100 * kept, ".1f", " %"),
+        _number(prune["seconds"], ".1f", " s"),
+        _number(prune["passes"], ".2f"),
+        f"{timing['speedup']:.2f} [{timing['low']:.2f}, {timing['high']:.2f}]" if timing else "-",
+    ]
+
+
+HEADER = ["method", "task, model", "ratio", "seed", "dense", "pruned", "kept", "pruning", "passes", "speedup"]
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """A table that fits the terminal; without one, 100 columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+    for cells in rows:
+        table.add_row(*cells)
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 100))
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def show(stored: list[Stored]) -> None:
+    """Print records as the table."""
+    print_table([row(entry.record) for entry in stored])
+    reasons = {(entry.record["method"]["name"], last_line(entry.record["reason"])) for entry in stored if entry.record["reason"]}
+    for name, reason in sorted(reasons):
+        print(f"{name}: {reason}")
+
+
+def last_line(reason: str | None) -> str:
+    """Of a traceback the error itself, of a sentence the sentence."""
+    return (reason or "").strip().rpartition("\n")[2]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the records under the folders that are named; 1 where a folder or every record is missing."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    words = sys.argv[1:] if arguments is None else arguments
+    if "-h" in words or "--help" in words:
+        print("python -m bench.show [FOLDER ...]   stored records as a table (default: results)")
+        return 0
+    found: list[Stored] = []
+    for folder in map(Path, words or [os.environ.get("BENCH_RESULTS", "results")]):
+        if not folder.is_dir():
+            print(f"{folder} is not a folder with records", file=sys.stderr)
+            return 1
+        loaded = store.load(folder)
+        found += loaded.records
+        for broken in loaded.broken:
+            print(f"passed over, not a whole record of this schema: {broken}", file=sys.stderr)
+        if loaded.superseded:
+            print(f"{folder}: {loaded.superseded} older records of the same runs are not shown", file=sys.stderr)
+    if not found:
+        print("no records here yet; python -m bench makes the first", file=sys.stderr)
+        return 1
+    machines = sorted({entry.record["machine"]["name"] for entry in found})
+    for name in machines:  # timings of different machines never share a table
+        print(f"machine {name}")
+        show(sorted((entry for entry in found if entry.record["machine"]["name"] == name), key=_order))
+    return 0
+
+
+def _order(entry: Stored) -> tuple[Any, ...]:
+    record = entry.record
+    return record["task"], record["model"], record["unit"], record["ratio"], record["method"]["name"], record["seed"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Masks to a physically smaller model: torch-pruning's linear slicing, and exact stubs where nothing is left."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from bench.masks import Masks
+from bench.model import PrunableModel
+
+
+class Constant(nn.Module):
+    """An empty sub-layer's output: the bias of its output projection, whatever comes in."""
+
+    def __init__(self, bias: Tensor, in_tuple: bool) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.in_tuple = in_tuple
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Any:
+        """[B, T, ...] to [B, T, d]; attention modules give their output in a tuple."""
+        out = self.bias.expand(*hidden.shape[:-1], -1)
+        return (out, None) if self.in_tuple else out
+
+
+class Through(nn.Module):
+    """Stands for the part of an empty sub-layer before its output projection: hands its input on."""
+
+    def __init__(self, in_tuple: bool) -> None:
+        super().__init__()
+        self.in_tuple = in_tuple
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Any:
+        """The input, as it is."""
+        return (hidden, None) if self.in_tuple else hidden
+
+
+class OwnBias(nn.Module):
+    """An attention with fewer heads under a position bias that is computed for all of them: it takes its own rows."""
+
+    def __init__(self, attention: nn.Module, kept: list[int]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.register_buffer("kept", torch.tensor(kept), persistent=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, **kwargs: Any) -> Any:
+        """As the wrapped attention; bias [B, all heads, T, T], the same for every example."""
+        own = None if bias is None else bias[:1, self.kept]
+        return self.attention(hidden, mask, own, **kwargs)
+
+
+def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
+    """A copy of the model without the pruned units, equal to the masked model in exact arithmetic.
+
+    Factors are folded into the columns of the output projections. A layer may keep no head or no neuron.
+    """
+    masks.check(model.shape)
+    small = model.copy()
+    for sublayer in range(model.shape.sublayers):
+        _fold(small, sublayer, masks)
+        kept = np.flatnonzero(masks.of(sublayer))
+        if not kept.size:
+            _drop(small, sublayer)
+        elif kept.size < model.shape.units(sublayer):
+            _slice(small, sublayer, masks, kept.tolist())
+    return small.module.requires_grad_(False)
+
+
+def _fold(small: PrunableModel, sublayer: int, masks: Masks) -> None:
+    weight = small.projection(sublayer).weight
+    weight.mul_(torch.as_tensor(masks.columns(sublayer, small.shape)).to(weight))
+
+
+def _slice(small: PrunableModel, sublayer: int, masks: Masks, kept: list[int]) -> None:
+    gone = np.flatnonzero(masks.columns(sublayer, small.shape) == 0).tolist()
+    for linear in small.producers(sublayer):
+        tp.prune_linear_out_channels(linear, gone)
+    tp.prune_linear_in_channels(small.projection(sublayer), gone)
+    if sublayer % 2 == 0:
+        _set_heads(small, sublayer, kept)
+
+
+def _set_heads(small: PrunableModel, sublayer: int, kept: list[int]) -> None:
+    """Tell the attention module how many heads it has left."""
+    layer, core = small.layers[sublayer // 2], small.arch.attention.core
+    attention: Any = layer.get_submodule(core)
+    for name, value in (("num_attention_heads", len(kept)), ("n_heads", len(kept)), ("all_head_size", len(kept) * small.shape.head_dim)):
+        if hasattr(attention, name):
+            setattr(attention, name, value)
+    if small.arch.position_bias:
+        layer.set_submodule(core, OwnBias(attention, kept))
+
+
+def _drop(small: PrunableModel, sublayer: int) -> None:
+    """Replace an empty sub-layer: its output is the projection's bias, its producers are not computed."""
+    layer, paths, is_attention = small.layers[sublayer // 2], small.paths(sublayer), sublayer % 2 == 0
+    bias = small.projection(sublayer).bias
+    if paths.output.startswith(f"{paths.core}."):
+        layer.set_submodule(paths.core, Constant(bias, is_attention))
+    else:
+        layer.set_submodule(paths.core, Through(is_attention))
+        layer.set_submodule(paths.output, Constant(bias, False))

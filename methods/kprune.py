@@ -1,0 +1,211 @@
+"""K-prune: knowledge-preserving mask search and weight tuning, sub-layer by sub-layer.
+
+Park, Choi and Kang, "Accurate Retraining-free Pruning for Pretrained Encoder-based Language Models", ICLR 2024,
+arXiv 2308.03449. Where paper and authors' code disagree, docs/methods.md says what is done here and why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.budget import TOLERANCE, Budget
+from bench.calibration import Calibration
+from bench.masks import Floats, Masks
+from bench.method import Method
+from bench.model import PrunableModel
+from bench.stages import progress, stage
+from methods.states import States, factors_of
+
+
+@dataclass
+class KPrune(Method):
+    """Measure, search, prune and tune one sub-layer after the other, bottom to top; labels are never used.
+
+    `mu` may be the word head_dim. `head_gradient`: a head's predictive knowledge is the mean of its columns' squared
+    gradients (column, as the authors' code) or the square of its own gradient (head, as the paper's formula).
+    `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
+    """
+
+    lambda_pred: float = 1.0
+    lambda_rep: float = 2.5e-4
+    mu: float | str = 64.0
+    temperature: float = 2.0
+    tuning: bool = True
+    head_gradient: str = "column"
+    legacy_tuning: bool = False
+    legacy_broadcast: bool = False
+
+    gradients = True
+
+    def __post_init__(self) -> None:
+        if self.head_gradient not in ("column", "head"):
+            raise ValueError(f"head_gradient={self.head_gradient}: column or head")
+        if isinstance(self.mu, str) and self.mu != "head_dim":
+            raise ValueError(f"mu={self.mu}: a number or head_dim")
+
+    def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
+        """KPMS and KPWT over all sub-layers."""
+        masks = Masks.ones(model.shape)
+        student = States.embedded(model, calibration.batches)
+        teacher, pruned, left = student, False, budget.limit * TOLERANCE
+        knowledge = Knowledge(self, model, calibration)
+        for s in progress(range(model.shape.sublayers), "K-prune, sub-layers"):
+            with stage("measure"):
+                scores = knowledge.scores(student, s, budget)
+            with stage("search"):
+                costs = [budget.unit_cost(t) for t in range(s, model.shape.sublayers)]
+                kept = scores[0] > threshold(scores, costs, left)
+                left -= float(kept.sum()) * costs[0]
+                masks.of(s)[:] = kept
+            with stage("tune"):
+                if not pruned and kept.all():
+                    student.advance(model, s)  # nothing has changed yet: the teacher is the student
+                    continue
+                if not pruned:
+                    pruned, teacher = True, student.fork()
+                self._tune(model, s, kept, teacher, student)
+        return masks
+
+    def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
+        """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
+        if self.legacy_tuning:
+            wanted = self.tuning and kept.any() and (s % 2 == 0 or not kept.all())
+        else:
+            wanted = self.tuning and kept.any()
+        columns = torch.as_tensor(np.flatnonzero(kept.repeat(model.shape.width(s))), device=model.device)
+        if wanted:
+            gram, right = normal_equations(model, s, columns, teacher, student)
+            weight, note = solve(gram, right)
+            if note:
+                self.notes.append(f"sub-layer {s}: {note}")
+            if weight is not None:
+                model.projection(s).weight[:, columns] = weight.T.to(model.projection(s).weight)
+        else:
+            teacher.advance(model, s)
+        student.advance(model, s, factors_of(model, s, kept.astype(float)))
+
+
+class Knowledge:
+    """Predictive and representational knowledge of the units of all sub-layers from s up (paper, section 3.2)."""
+
+    def __init__(self, method: KPrune, model: PrunableModel, calibration: Calibration) -> None:
+        self.method, self.model, self.calibration = method, model, calibration
+        self.teacher_logits: list[Tensor] = []
+        self.weight_squares = [
+            model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
+        ]  # above the current sub-layer every weight is still the dense one
+
+    def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
+        """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
+
+        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run.
+        """
+        model, method = self.model, self.method
+        above = range(s, model.shape.sublayers)
+        widths = [len(self.weight_squares[t]) for t in above]
+        predictive = [torch.zeros(width, dtype=torch.float64, device=model.device) for width in widths]
+        squares = [torch.zeros(width, dtype=torch.float64, device=model.device) for width in widths]
+        for i, (hidden, context) in enumerate(zip(student.hidden, student.contexts, strict=True)):
+            like = model.projection(s).weight
+            ones = {t: torch.ones(width, dtype=like.dtype, device=like.device, requires_grad=s > 0) for t, width in zip(above, widths, strict=True)}
+            real = context.real.flatten().to(like.dtype)
+            with model.masked(ones):
+                for j, t in enumerate(above):
+                    x, _, hidden = model.sublayer(t, hidden, context)
+                    squares[j] += real @ x.detach().flatten(0, 1).square()
+                logits = model.output(hidden, context)
+            if s == 0:
+                self.teacher_logits.append(logits)
+                continue
+            loss = self._loss(logits, self.teacher_logits[i])
+            for j, gradient in enumerate(torch.autograd.grad(loss, list(ones.values()))):
+                predictive[j] += self._squared(gradient.double(), above[j])
+        n, tokens = self.calibration.examples, self.calibration.tokens
+        result = []
+        for j, t in enumerate(above):
+            columns = method.lambda_rep * squares[j] * self.weight_squares[t] / tokens
+            columns += method.lambda_pred * predictive[j] / (2 * n)
+            units = columns.view(model.shape.units(t), -1).mean(1) / budget.unit_cost(t)
+            factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)
+            result.append((factor * units).cpu().numpy())
+        return result
+
+    def _squared(self, gradient: Tensor, sublayer: int) -> Tensor:
+        """Squared gradients per column; with head_gradient=head every column gets its head's."""
+        if self.method.head_gradient == "column" or sublayer % 2:
+            return gradient.square()
+        heads = gradient.view(self.model.shape.heads, -1).sum(1).square()
+        return heads.repeat_interleave(self.model.shape.head_dim)
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """T^2 KL(teacher || student) averaged over the batch; for a regression the squared error of the logits."""
+        if self.calibration.regression:
+            if self.method.legacy_broadcast:
+                return (logits - target.flatten()).square().mean()  # [B, 1] - [B]: every example with every other
+            return (logits - target).square().mean()
+        t = self.method.temperature
+        student, teacher = F.log_softmax(logits / t, -1), F.log_softmax(target / t, -1)
+        return t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def threshold(scores: Sequence[Floats], costs: Sequence[float], left: float) -> float:
+    """The smallest tau, out of the scores and minus infinity, for which {units with score > tau} fits (KPMS).
+
+    `scores` holds one array per sub-layer, `costs` the cost of a unit in each, `left` the remaining budget. Ties at
+    tau go together.
+    """
+    values = np.concatenate(scores)
+    each = np.concatenate([np.full(len(part), cost) for part, cost in zip(scores, costs, strict=True)])
+    order = np.argsort(-values, kind="stable")
+    fitting = int(np.searchsorted(np.cumsum(each[order]), left, side="right"))
+    return -np.inf if fitting == len(values) else float(values[order[fitting]])
+
+
+@torch.no_grad()
+def normal_equations(
+    model: PrunableModel, s: int, columns: Tensor, teacher: States, student: States
+) -> tuple[Tensor, Tensor]:
+    """G = XᵀX [k, k] and R = XᵀY [k, d] in fp64 over real tokens; the teacher is advanced on the way.
+
+    X: the student's kept columns of the output projection's input. Y = o* - r - b: the dense model's residual stream
+    after the sub-layer, less the student's residual and the bias. The projection's weight is still the dense one.
+    """
+    projection, k = model.projection(s), len(columns)
+    gram = torch.zeros(k, k, dtype=torch.float64, device=model.device)
+    right = torch.zeros(k, model.shape.hidden, dtype=torch.float64, device=model.device)
+    for i, context in enumerate(student.contexts):
+        x, residual = model.features(s, teacher.hidden[i], context)
+        stream = residual + projection(x)
+        teacher.hidden[i] = model.close(s, stream)
+        x, residual = model.features(s, student.hidden[i], context)
+        kept = x[context.real].index_select(1, columns).double()
+        wanted = (stream - residual - projection.bias)[context.real].double()
+        gram.addmm_(kept.T, kept)
+        right.addmm_(kept.T, wanted)
+    return gram, right
+
+
+def solve(gram: Tensor, right: Tensor) -> tuple[Tensor | None, str | None]:
+    """Solve G W = R by Cholesky; with a growing ridge, then minimum-norm least squares, where G is not positive definite.
+
+    Returns W [k, d], or None where nothing finite comes out, and a note where plain Cholesky did not do.
+    """
+    scale = float(gram.diagonal().mean())
+    for ridge in (0.0, *(10.0**-p for p in range(10, 3, -1))):
+        factor, info = torch.linalg.cholesky_ex(gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+        if int(info) == 0:
+            weight = torch.cholesky_solve(right, factor)
+            if bool(torch.isfinite(weight).all()):
+                return weight, f"ridge {ridge:g}" if ridge else None
+    try:
+        weight = torch.linalg.lstsq(gram.cpu(), right.cpu(), driver="gelsd").solution.to(gram)
+        if bool(torch.isfinite(weight).all()):
+            return weight, "minimum-norm least squares"
+    except RuntimeError:
+        pass
+    return None, "no finite solution, the weight stays"

@@ -1,0 +1,81 @@
+"""Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022, arXiv 2204.09656.
+
+Fisher information, search, rearrangement within layers, mask tuning. Differences from the authors' code: docs/methods.md.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from bench.budget import Budget, joint
+from bench.calibration import Calibration
+from bench.masks import Floats, Masks
+from bench.method import Method
+from bench.model import PrunableModel
+from bench.stages import stage
+from methods.fisher import batch_gradients
+from methods.mask_tuning import tune_masks
+
+
+@dataclass
+class Kwon(Method):
+    """One-shot mask search with labels. `ffn_teacher`: the target of a feed-forward in mask tuning (full, masked)."""
+
+    rearrangement: bool = True
+    tuning: bool = True
+    ffn_teacher: str = "full"
+
+    labels = True
+    gradients = True
+
+    def __post_init__(self) -> None:
+        if self.ffn_teacher not in ("full", "masked"):
+            raise ValueError(f"ffn_teacher={self.ffn_teacher}: full or masked")
+
+    def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
+        """Mask search by the Fisher diagonal, rearrangement by its blocks, tuning against a less pruned teacher."""
+        with stage("fisher"):
+            gradients = batch_gradients(model, calibration)
+        with stage("search"):
+            information = gradients.information()
+            masks = joint(information, budget)
+            teacher_masks = joint(information, budget.at(1 - sqrt(1 - budget.ratio)))
+        if self.rearrangement:
+            with stage("rearrange"):
+                masks = Masks(_rearranged(masks.heads, gradients.heads), _rearranged(masks.neurons, gradients.neurons))
+        if self.tuning and budget.ratio > 0:
+            with stage("tune"):
+                masks, note = tune_masks(model, calibration, masks, teacher_masks, self.ffn_teacher)
+                self.notes += [note] if note else []
+        return masks
+
+
+def _rearranged(mask: Floats, gradients: Floats) -> Floats:
+    """Every layer's mask [L, units] rearranged by its per-batch gradients [batches, L, units]."""
+    return np.stack([rearrange(row, gradients[:, layer]) for layer, row in enumerate(mask)])
+
+
+def rearrange(mask: Floats, gradients: Floats) -> Floats:
+    """Exchange pruned units of one layer greedily so that the squared norm of their summed gradients gets small.
+
+    mask [units], gradients [batches, units]. Units enter the pruned set in ascending order of importance; each time the
+    one leaves whose removal leaves the smallest ‖Σ g‖² (section 4.2, with the running products Gᵀ Σ g).
+    """
+    pruned = int((mask == 0).sum())
+    if pruned in (0, len(mask)):
+        return mask.copy()
+    gram = gradients.T @ gradients
+    squares = gram.diagonal().copy()
+    order = np.argsort(squares, kind="stable")
+    members = list(order[:pruned])  # in order of entry, so that the first of equals leaves
+    along = gram[members].sum(0)  # <g_u, sum over the set> for every unit u
+    for unit in order[pruned:]:
+        members.append(unit)
+        along += gram[unit]
+        rest = squares[members] - 2 * along[members]  # ‖Σ - g_u‖² without the constant ‖Σ‖²
+        leaving = members.pop(int(np.argmin(rest)))
+        along -= gram[leaving]
+    result = np.ones_like(mask)
+    result[members] = 0.0
+    return result

@@ -1,0 +1,104 @@
+"""Mask tuning: one factor per kept unit, so that each sub-layer's output comes back to a teacher's.
+
+Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022, section 4.3.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.calibration import Calibration
+from bench.masks import Floats, Masks
+from bench.model import Context, PrunableModel
+from bench.stages import progress
+from methods.states import States, factors_of
+
+LIMIT = 10.0  # a factor beyond it ends all further tuning
+
+
+def tune_masks(
+    model: PrunableModel, calibration: Calibration, masks: Masks, teacher_masks: Masks, ffn_teacher: str
+) -> tuple[Masks, str | None]:
+    """Factors for the kept units of binary masks, bottom to top; the first attention keeps its ones.
+
+    The teacher is the model under `teacher_masks`; with ffn_teacher "full" the target of a feed-forward is its
+    unmasked output on the masked teacher's inputs, as in the authors' code. Returns the masks and, where a factor beyond
+    the limit stopped the tuning, a note.
+    """
+    tuned = Masks(masks.heads.copy(), masks.neurons.copy())
+    student = States.embedded(model, calibration.batches)
+    teacher = student.fork()
+    for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
+        teacher_factors = factors_of(model, s, teacher_masks.of(s))
+        kept = np.flatnonzero(masks.of(s))
+        if s > 0 and kept.size:
+            target = torch.ones_like(teacher_factors) if s % 2 and ffn_teacher == "full" else teacher_factors
+            factors = solve_damped(*normal_equations(model, s, kept, target, teacher, student))
+            if s % 2 == 0:
+                factors = factors[:-1]  # of the column of ones
+            if np.abs(factors).max() > LIMIT or not np.isfinite(factors).all():
+                return tuned, f"mask tuning stopped at sub-layer {s}: a factor of {factors[np.abs(factors).argmax()]:.3g}"
+            tuned.of(s)[kept] = factors
+        teacher.advance(model, s, teacher_factors)
+        student.advance(model, s, factors_of(model, s, tuned.of(s)))
+    return tuned, None
+
+
+@torch.no_grad()
+def normal_equations(
+    model: PrunableModel, s: int, kept: np.ndarray, target_factors: Tensor, teacher: States, student: States
+) -> tuple[Floats, Floats]:
+    """A [n, n] and B [n] of the least squares over real tokens and hidden dimensions, in fp64.
+
+    Unknowns: the kept units, for an attention also a column of ones. A unit's column is its contribution to the output
+    projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
+    feed-forward only the first token counts.
+    """
+    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1
+    columns = torch.as_tensor((kept[:, None] * width + np.arange(width)).ravel(), device=model.device)
+    projection = model.projection(s)
+    weight = projection.weight[:, columns].double()  # [d, k]
+    gram = torch.zeros(len(columns), len(columns), dtype=torch.float64, device=model.device)
+    cross = torch.zeros_like(weight)  # Tᵀ X
+    sum_x, sum_target, tokens = torch.zeros_like(gram[0]), torch.zeros((), dtype=torch.float64, device=model.device), 0
+    for i, context in enumerate(student.contexts):
+        x, residual = model.features(s, teacher.hidden[i], context)
+        wanted = residual + projection(x * target_factors) - projection.bias
+        x, residual = model.features(s, student.hidden[i], context)
+        rows = _rows(context, first_token_only)
+        features = x[rows].index_select(1, columns).double()
+        wanted = (wanted - residual)[rows].double()
+        gram.addmm_(features.T, features)
+        cross.addmm_(wanted.T, features)
+        sum_x += features.sum(0)
+        sum_target += wanted.sum()
+        tokens += len(features)
+    groups = (len(kept), width)
+    a = ((weight.T @ weight) * gram).view(*groups, *groups).sum((1, 3))
+    b = (weight * cross).sum(0).view(groups).sum(1)
+    if s % 2 == 0:
+        ones = (sum_x * weight.sum(0)).view(groups).sum(1)
+        corner = torch.tensor(float(tokens * model.shape.hidden), dtype=torch.float64, device=a.device)
+        a = torch.cat([torch.cat([a, ones[:, None]], 1), torch.cat([ones, corner[None]])[None]])
+        b = torch.cat([b, sum_target[None]])
+    return a.cpu().numpy(), b.cpu().numpy()
+
+
+def _rows(context: Context, first_token_only: bool) -> Tensor:
+    """Which tokens [B, T] enter the sums."""
+    if not first_token_only:
+        return context.real
+    first = torch.zeros_like(context.real)
+    first[:, 0] = True
+    return replace(context, real=first).real
+
+
+def solve_damped(a: Floats, b: Floats) -> Floats:
+    """x = 1 + y, y the exact solution of min ‖A y - (B - A 1)‖² + ‖y‖², which the authors' code seeks by LSMR.
+
+    A is the normal matrix itself, so the damping is not scaled by the number of tokens (algorithms, section 2.5).
+    """
+    y = np.linalg.solve(a.T @ a + np.eye(len(a)), a.T @ (b - a.sum(1)))
+    return 1.0 + y

@@ -1,0 +1,40 @@
+"""Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.model import Batch, Context, PrunableModel
+
+
+class States:
+    """The hidden state of every batch [B, T, d] below one sub-layer; it grows with the tokens, not with the layers."""
+
+    def __init__(self, hidden: list[Tensor], contexts: list[Context]) -> None:
+        self.hidden = hidden
+        self.contexts = contexts
+
+    @classmethod
+    @torch.no_grad()
+    def embedded(cls, model: PrunableModel, batches: Sequence[Batch]) -> "States":
+        """Below the first sub-layer."""
+        pairs = [model.embed(batch) for batch in batches]
+        return cls([hidden for hidden, _ in pairs], [context for _, context in pairs])
+
+    def fork(self) -> "States":
+        """The same states, to be advanced on their own; nothing is copied."""
+        return States(list(self.hidden), self.contexts)
+
+    @torch.no_grad()
+    def advance(self, model: PrunableModel, sublayer: int, factors: Tensor | None = None) -> None:
+        """By one sub-layer, its columns multiplied by the factors [columns] where there are any."""
+        with model.masked({} if factors is None else {sublayer: factors}):
+            for i, context in enumerate(self.contexts):
+                self.hidden[i] = model.sublayer(sublayer, self.hidden[i], context)[2]
+
+
+def factors_of(model: PrunableModel, sublayer: int, units: Sequence[float] | Tensor) -> Tensor:
+    """Factors of units as factors of columns [columns], in the model's precision and on its device."""
+    like = model.projection(sublayer).weight
+    return torch.as_tensor(units).to(like).repeat_interleave(model.shape.width(sublayer))
