@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, we say them in a sentence
@@ -19,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError, nearest
+from bench.files import CONF
 
-HERE = Path(__file__).resolve().parent
-CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
 GROUPS = ("method", "task", "model", "latency")
 _outcomes: list[Any] = []  # of a single run: its outcome, or the UserError that refused it
 
@@ -35,7 +33,7 @@ def _job(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     try:
-        outcome = run_cell(resolve(cfg, dict(job.runtime.choices), _method_yaml(cfg, job), overrides))
+        outcome = run_cell(resolve(cfg, dict(job.runtime.choices), _method_yaml(job), overrides))
     except UserError as error:
         if job.mode != RunMode.MULTIRUN:
             _outcomes.append(error)  # raised to Hydra it would be told twice
@@ -50,14 +48,10 @@ def _job(cfg: DictConfig) -> None:
         print(f"record: {outcome.folder / 'record.json'}")
 
 
-def _method_yaml(cfg: DictConfig, job: Any) -> dict[str, Any]:
+def _method_yaml(job: Any) -> dict[str, Any]:
     """The method's fields as its YAML has them, without what the command line sets."""
-    del cfg
-    if not any(word.lstrip("+~").startswith("method.") for word in job.overrides.task):
-        chosen = [f"method={job.runtime.choices.method}"]
-    else:
-        chosen = [word for word in job.overrides.task if re.match(rf"\+?({'|'.join(GROUPS)})=", word)]
-    composed = _compose([word for word in job.overrides.hydra if word.startswith("hydra.searchpath")] + chosen)
+    search = [word for word in job.overrides.hydra if word.startswith("hydra.searchpath")]
+    composed = _compose([*search, f"method={job.runtime.choices.method}"])
     return OmegaConf.to_container(composed.method, resolve=True)  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.config import Arch, CalibrationPlan, Task
 from bench.data import Split
 from bench.errors import UserError
-from bench.model import Batch
+from bench.model import Batch, inputs_of
 
 Rows = NDArray[np.intp]
 Encoded = dict[str, list[int]]
@@ -74,7 +74,7 @@ class Calibration:
 
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""
-        hidden = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in self.batches]
+        hidden: list[Batch] = [inputs_of(batch) for batch in self.batches]
         return replace(self, batches=hidden)
 
 
@@ -86,8 +86,7 @@ def draw(plan: CalibrationPlan, task: Task, train: Split, encoder: Encoder, seed
     else:
         rows, examples = _token_sample(plan, train, encoder, seed)
     batches = [
-        encoder.batch(examples[i : i + plan.batch], train.labels[rows[i : i + plan.batch]], device)
-        for i in range(0, len(rows), plan.batch)
+        encoder.batch(examples[i : i + plan.batch], train.labels[rows[i : i + plan.batch]], device) for i in range(0, len(rows), plan.batch)
     ]
     content = hashlib.sha256(rows.astype("<i8").tobytes())
     for example in examples:

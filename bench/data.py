@@ -148,5 +148,3 @@ def _all_rows(values: np.ndarray, good: NDArray[np.bool_], where: str, wanted: s
         row = int(np.argmin(good))
         raise UserError(f"{where} is {values[row]} in row {row}, expected {wanted}")
     return values
-
-

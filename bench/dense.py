@@ -95,9 +95,7 @@ def tuned_folder(key: str) -> Path:
     return cache_folder() / "tuned" / key
 
 
-def _checked(
-    folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None
-) -> Checkpoint:
+def _checked(folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None) -> Checkpoint:
     check_folder(folder, run.model.arch, run.task.outputs)
     return Checkpoint(folder, source, identity(folder), expected, label_map)
 

@@ -70,7 +70,8 @@ def _root(package: str) -> Path:
     if not package:
         return Path(sysconfig.get_paths()["stdlib"])
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

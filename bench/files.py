@@ -9,6 +9,9 @@ from pathlib import Path
 
 from bench.errors import UserError
 
+_HERE = Path(__file__).resolve().parent
+CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
+
 
 def cache_folder() -> Path:
     """`$BENCH_CACHE`, else `prunebench` in the user's cache folder."""

@@ -60,12 +60,12 @@ def _timer(module: nn.Module, batch: dict[str, torch.Tensor], device: str) -> Ca
         return time.perf_counter() - start
 
     def on_cuda() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         module(**batch)
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
 
     return on_cuda if device == "cuda" else on_cpu
 

@@ -46,7 +46,8 @@ class Masks:
 
     def of(self, sublayer: int) -> Floats:
         """The factors of one sub-layer, a view."""
-        return (self.neurons if sublayer % 2 else self.heads)[sublayer // 2]
+        row: Floats = (self.neurons if sublayer % 2 else self.heads)[sublayer // 2]
+        return row
 
     def columns(self, sublayer: int, shape: Shape) -> Floats:
         """The factors of one sub-layer, one per column of its output projection."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bench.model import PrunableModel
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818 - it is no error
     """This cell cannot be done; the reason goes into a record of status `skipped`."""
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 
-class _Metric(evaluate.Metric):
+class _Metric(evaluate.Metric):  # type: ignore[misc]
     """Shared by all: numbers in, one number in percent out, no files left behind."""
 
     kind = "int64"

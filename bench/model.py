@@ -34,11 +34,12 @@ class PrunableModel:
     def __init__(self, module: nn.Module, arch: Arch) -> None:
         self.module = module.eval().requires_grad_(False)
         self.arch = arch
-        self.layers: Any = module.get_submodule(arch.layers)
+        layers: Any = module.get_submodule(arch.layers)
+        self.layers = layers
         config: Any = module.config
         heads, hidden = getattr(config, arch.heads), getattr(config, arch.hidden)
         head_dim = self._part(0, arch.attention.query).out_features // heads
-        self.shape = Shape(len(self.layers), heads, getattr(config, arch.neurons), hidden, head_dim)
+        self.shape = Shape(len(layers), heads, getattr(config, arch.neurons), hidden, head_dim)
 
     @property
     def device(self) -> torch.device:
@@ -87,9 +88,7 @@ class PrunableModel:
         layer, paths = sublayer // 2, self.paths(sublayer)
         if sublayer % 2:
             return self._part(layer, paths.activation)(self._part(layer, paths.up)(hidden)), hidden
-        query, key, value = (
-            linear(hidden).unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for linear in self.producers(sublayer)
-        )
+        query, key, value = (linear(hidden).unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for linear in self.producers(sublayer))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend)
         return mixed.transpose(1, 2).flatten(2), hidden
 

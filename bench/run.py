@@ -7,10 +7,11 @@ starts, so that a stored result or an error never waits for it.
 from typing import Any
 
 from bench import machine
+from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
-from bench.record import Record, checkpoint_entry, run_id
+from bench.record import Record, dense_section, pruned_section, run_id
 from bench.stages import collect, say, stage
 
 PROTOCOL = 1
@@ -24,8 +25,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
     machine.hush()
     record["machine"] = machine.describe(run.device, run.threads, load)
 
-    from bench import calibration, finetune, latency, pruning, score
-    from bench.budget import Budget
+    from bench import calibration, finetune, latency, pruning, score, shrink
 
     method = pruning.instantiate(run)
     with collect() as seconds:
@@ -37,7 +37,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             encoder = calibration.Encoder(checkpoint.folder, run.task, run.model.arch)
             before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
         budget = Budget.of(dense.shape, run.keys.unit, run.keys.ratio, run.task.length)
-        record["dense"] = describe_dense(run, checkpoint, before, dense)
+        record["dense"] = dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.score:.2f}")
 
         # 2. Calibration: the same examples for every method, drawn from train.
@@ -52,8 +52,9 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 4. Shrink: the pruned units are really gone, and the smaller model is the masked one.
         with stage("shrink"):
-            small, error = shrink_checked(pruned.model, pruned.masks, sample.batches[:2])
-        record["pruned"] |= describe_pruned(run, pruned.masks, dense, small, error)
+            small = shrink.shrink(pruned.model, pruned.masks)
+            error = shrink.mask_error(pruned.model, pruned.masks, small, sample.batches[:2])
+        record["pruned"] |= pruned_section(run, dense, pruned.masks, small) | {"mask_error": error}
         if not error < MASK_ERROR_LIMIT:
             raise ValueError(f"masked and shrunk model differ by {error:.3g} in their logits")
 
@@ -72,51 +73,4 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         "logits_pruned": after.logits,
         "heads": pruned.masks.heads,
         "neurons": pruned.masks.neurons,
-    }
-
-
-def shrink_checked(model: Any, masks: Any, batches: list[Any]) -> tuple[Any, float]:
-    """The shrunk model, and the largest difference of its logits from the masked model's on real batches."""
-    import torch
-
-    from bench.model import inputs_of
-    from bench.shrink import shrink
-
-    small = shrink(model, masks)
-    with torch.no_grad(), model.masked(model.columns(masks)):
-        error = max(float((model(batch) - small(**inputs_of(batch)).logits).abs().max()) for batch in batches)
-    return small, error
-
-
-def flops_and_budget(run: Run, dense: Any) -> Any:
-    """The FLOPs budget of the dense model, whatever unit the ratio counts."""
-    from bench.budget import Budget
-
-    return Budget.of(dense.shape, "flops", run.keys.ratio, run.task.length)
-
-
-def describe_dense(run: Run, checkpoint: Checkpoint, before: Any, dense: Any) -> dict[str, Any]:
-    """The record's `dense`."""
-    return {
-        "score": before.score,
-        "metrics": before.metrics,
-        "flops": flops_and_budget(run, dense).total,
-        "params": dense.encoder_parameters(),
-        "checkpoint": checkpoint_entry(checkpoint),
-        "expected": checkpoint.expected,
-    }
-
-
-def describe_pruned(run: Run, masks: Any, dense: Any, small: Any, error: float) -> dict[str, Any]:
-    """What is left, for the record's `pruned`: costs, true parameters, units per layer."""
-    costs = flops_and_budget(run, dense)
-    params = sum(p.numel() for p in small.get_submodule(run.model.arch.layers).parameters())
-    return {
-        "flops": costs.cost(masks),
-        "params": params,
-        "flops_kept": costs.cost(masks) / costs.total,
-        "params_kept": params / dense.encoder_parameters(),
-        "heads": (masks.heads != 0).sum(1).tolist(),
-        "neurons": (masks.neurons != 0).sum(1).tolist(),
-        "mask_error": error,
     }

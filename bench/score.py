@@ -42,6 +42,7 @@ def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
         UserError: a weight of the model is not in the file, or has another shape.
     """
     from transformers import AutoModelForSequenceClassification
+
     try:
         module, info = AutoModelForSequenceClassification.from_pretrained(
             checkpoint.folder,

@@ -1,5 +1,6 @@
 """Masks to a physically smaller model: torch-pruning's linear slicing, and exact stubs where nothing is left."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from bench.masks import Masks
-from bench.model import PrunableModel
+from bench.model import Batch, PrunableModel, inputs_of
 
 
 class Constant(nn.Module):
@@ -43,6 +44,7 @@ class OwnBias(nn.Module):
     def __init__(self, attention: nn.Module, kept: list[int]) -> None:
         super().__init__()
         self.attention = attention
+        self.kept: Tensor
         self.register_buffer("kept", torch.tensor(kept), persistent=False)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, **kwargs: Any) -> Any:
@@ -66,6 +68,13 @@ def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
         elif kept.size < model.shape.units(sublayer):
             _slice(small, sublayer, masks, kept.tolist())
     return small.module.requires_grad_(False)
+
+
+@torch.no_grad()
+def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
+    """The largest difference between the logits of the masked and of the shrunk model."""
+    with model.masked(model.columns(masks)):
+        return max(float((model(batch) - small(**inputs_of(batch)).logits).abs().max()) for batch in batches)
 
 
 def _fold(small: PrunableModel, sublayer: int, masks: Masks) -> None:

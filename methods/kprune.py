@@ -73,10 +73,8 @@ class KPrune(Method):
 
     def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
         """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
-        if self.legacy_tuning:
-            wanted = self.tuning and kept.any() and (s % 2 == 0 or not kept.all())
-        else:
-            wanted = self.tuning and kept.any()
+        left_alone = self.legacy_tuning and s % 2 == 1 and kept.all()
+        wanted = self.tuning and kept.any() and not left_alone
         columns = torch.as_tensor(np.flatnonzero(kept.repeat(model.shape.width(s))), device=model.device)
         if wanted:
             gram, right = normal_equations(model, s, columns, teacher, student)
@@ -107,13 +105,11 @@ class Knowledge:
         """
         model, method = self.model, self.method
         above = range(s, model.shape.sublayers)
-        widths = [len(self.weight_squares[t]) for t in above]
-        predictive = [torch.zeros(width, dtype=torch.float64, device=model.device) for width in widths]
-        squares = [torch.zeros(width, dtype=torch.float64, device=model.device) for width in widths]
+        predictive = [torch.zeros_like(self.weight_squares[t]) for t in above]
+        squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
         for i, (hidden, context) in enumerate(zip(student.hidden, student.contexts, strict=True)):
-            like = model.projection(s).weight
-            ones = {t: torch.ones(width, dtype=like.dtype, device=like.device, requires_grad=s > 0) for t, width in zip(above, widths, strict=True)}
-            real = context.real.flatten().to(like.dtype)
+            ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=s > 0) for t in above}
+            real = context.real.flatten().to(hidden.dtype)
             with model.masked(ones):
                 for j, t in enumerate(above):
                     x, _, hidden = model.sublayer(t, hidden, context)
@@ -167,9 +163,7 @@ def threshold(scores: Sequence[Floats], costs: Sequence[float], left: float) -> 
 
 
 @torch.no_grad()
-def normal_equations(
-    model: PrunableModel, s: int, columns: Tensor, teacher: States, student: States
-) -> tuple[Tensor, Tensor]:
+def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: States, student: States) -> tuple[Tensor, Tensor]:
     """G = XᵀX [k, k] and R = XᵀY [k, d] in fp64 over real tokens; the teacher is advanced on the way.
 
     X: the student's kept columns of the output projection's input. Y = o* - r - b: the dense model's residual stream

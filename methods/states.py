@@ -1,6 +1,7 @@
 """Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class States:
                 self.hidden[i] = model.sublayer(sublayer, self.hidden[i], context)[2]
 
 
-def factors_of(model: PrunableModel, sublayer: int, units: Sequence[float] | Tensor) -> Tensor:
-    """Factors of units as factors of columns [columns], in the model's precision and on its device."""
+def factors_of(model: PrunableModel, sublayer: int, units: Any) -> Tensor:
+    """Factors of units (array or tensor) as factors of columns [columns], in the model's precision and on its device."""
     like = model.projection(sublayer).weight
     return torch.as_tensor(units).to(like).repeat_interleave(model.shape.width(sublayer))

