@@ -189,10 +189,13 @@ def solve(gram: Tensor, right: Tensor) -> tuple[Tensor | None, str | None]:
 
     Returns W [k, d], or None where nothing finite comes out, and a note where plain Cholesky did not do.
     """
-    scale = float(gram.diagonal().mean())
+    diagonal = gram.diagonal()
+    least = len(gram) * torch.finfo(gram.dtype).eps
     for ridge in (0.0, *(10.0**-p for p in range(10, 3, -1))):
-        factor, info = torch.linalg.cholesky_ex(gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-        if int(info) == 0:
+        factor, info = torch.linalg.cholesky_ex(gram + torch.eye(len(gram)).to(gram) * ridge * diagonal.mean())
+        # the share of a column that those before it do not explain: at rounding level the matrix is singular
+        independent = (factor.diagonal().square() > least * diagonal).all()
+        if int(info) == 0 and bool(independent):
             weight = torch.cholesky_solve(right, factor)
             if bool(torch.isfinite(weight).all()):
                 return weight, f"ridge {ridge:g}" if ridge else None

@@ -1,0 +1,115 @@
+"""Costs and allocations: worked out by hand, and inequalities that always hold."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.budget import ALLOCATIONS, Budget, Scores, by_cost, joint, uniform
+from bench.masks import Masks, Shape
+
+BERT_BASE = Shape(layers=12, heads=12, neurons=3072, hidden=768, head_dim=64)
+
+
+def test_costs_are_the_formulas():
+    flops = Budget.of(BERT_BASE, "flops", 0.5, 128.0)
+    assert flops.head == 8 * 128 * 768 * 64 + 4 * 128**2 * 64
+    assert flops.neuron == 4 * 128 * 768
+    params = Budget.of(BERT_BASE, "params", 0.5, 128.0)
+    assert params.head == 4 * 768 * 64 + 3 * 64
+    assert params.neuron == 2 * 768 + 1
+    assert params.total == 12 * (12 * params.head + 3072 * params.neuron)
+    assert params.limit == params.total / 2
+
+
+def random_scores(shape, seed, ties=False):
+    random = np.random.default_rng(seed)
+    heads, neurons = random.random((shape.layers, shape.heads)), random.random((shape.layers, shape.neurons))
+    return Scores(np.round(heads, 1), np.round(neurons, 1)) if ties else Scores(heads, neurons)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    ratio=st.one_of(st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95, 0.99]), st.floats(0, 0.999)),
+    length=st.floats(3, 400),
+    unit=st.sampled_from(["flops", "params"]),
+    name=st.sampled_from(sorted(ALLOCATIONS)),
+    ties=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_allocation_exceeds_the_budget_or_wastes_a_neuron(seed, ratio, length, unit, name, ties):
+    shape = Shape(3, 4, 20, 24, 6)
+    budget = Budget.of(shape, unit, ratio, length)
+    masks = ALLOCATIONS[name](random_scores(shape, seed, ties), budget)
+    assert budget.fits(budget.cost(masks))
+    if masks.neurons.sum() < masks.neurons.size:
+        assert not budget.fits(budget.cost(masks) + budget.neuron)
+
+
+@pytest.mark.parametrize("name", sorted(ALLOCATIONS))
+@pytest.mark.parametrize("length", [25.16, 31.47, 39.05, 53.24, 170.0])
+def test_ratio_zero_prunes_nothing(name, length):
+    budget = Budget.of(BERT_BASE, "flops", 0.0, length)
+    masks = ALLOCATIONS[name](random_scores(BERT_BASE, 0), budget)
+    assert masks.heads.all()
+    assert masks.neurons.all()
+
+
+def test_uniform_by_hand():
+    shape = Shape(2, 2, 4, 1, 1)
+    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.5)  # total 24, limit 12: one head and two neurons a layer
+    scores = Scores(np.array([[1.0, 2.0], [5.0, 5.0]]), np.array([[1.0, 2, 3, 4], [9, 9, 9, 9]]))
+    masks = uniform(scores, budget)
+    assert masks.heads.tolist() == [[0, 1], [1, 0]]
+    assert masks.neurons.tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+
+
+def test_uniform_spends_what_is_left_on_the_best_heads_then_neurons():
+    shape = Shape(2, 2, 4, 1, 1)
+    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.6)  # limit 9.6: no head a layer, one neuron; 7.6 left
+    scores = Scores(np.array([[1.0, 2.0], [5.0, 4.0]]), np.array([[1.0, 2, 3, 4], [9, 9, 9, 10]]))
+    masks = uniform(scores, budget)
+    assert masks.heads.tolist() == [[0, 0], [1, 0]]  # one head fits, the best of the model
+    assert masks.neurons.tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]  # then three neurons, equals bottom up
+
+
+def test_global_by_hand():
+    shape = Shape(1, 2, 3, 1, 1)
+    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.4)  # total 11, limit 6.6
+    scores = Scores(np.array([[8.0, 3.0]]), np.array([[1.0, 0.5, 0.9]]))  # per cost: 2, 0.75 | 1, 0.5, 0.9
+    masks = by_cost(scores, budget)
+    assert masks.heads.tolist() == [[1, 0]]
+    assert masks.neurons.tolist() == [[1, 0, 1]]  # head 1 does not fit, and 0.6 is left
+    ranked = by_cost(Scores(scores.heads, scores.neurons, ranked=True), budget)
+    assert ranked.heads.tolist() == [[1, 0]]  # 8, 3, 1, ...: the second head does not fit, what fits is put back
+    assert ranked.neurons.tolist() == [[1, 0, 1]]
+
+
+@given(seed=st.integers(0, 300), ratio=st.sampled_from([0.0, 0.2, 0.5, 0.8, 0.97]))
+@settings(max_examples=60, deadline=None)
+def test_joint_is_the_best_of_all_numbers_of_heads(seed, ratio):
+    shape = Shape(2, 3, 5, 4, 2)
+    budget, scores = Budget.of(shape, "flops", ratio, 10.0), random_scores(shape, seed)
+    masks = joint(scores, budget)
+    best = -1.0
+    for heads, neurons in itertools.product(range(7), range(11)):
+        if budget.fits(heads * budget.head + neurons * budget.neuron):
+            gain = np.sort(scores.heads.ravel())[::-1][:heads].sum() + np.sort(scores.neurons.ravel())[::-1][:neurons].sum()
+            best = max(best, gain)
+    assert (scores.heads * masks.heads).sum() + (scores.neurons * masks.neurons).sum() == pytest.approx(best)
+
+
+def test_joint_may_keep_no_head():
+    budget = Budget(Shape(1, 1, 4, 1, 1), head=10.0, neuron=1.0, ratio=0.5)
+    masks = joint(Scores(np.array([[9.0]]), np.ones((1, 4))), budget)
+    assert masks.heads.sum() == 0
+    assert budget.fits(budget.cost(masks))
+
+
+def test_masks_know_their_columns():
+    shape = Shape(1, 2, 3, 4, 2)
+    masks = Masks(np.array([[0.0, 1.5]]), np.array([[1.0, 0, 2]]))
+    assert masks.columns(0, shape).tolist() == [0, 0, 1.5, 1.5]
+    assert masks.columns(1, shape).tolist() == [1, 0, 2]
