@@ -33,7 +33,7 @@ LIBRARIES = {  # label: package
     "transformers": "transformers",
 }
 TRAIN, VALIDATION = 1300, 320  # at most so many of a library
-LEAST_WORDS = 6
+LEAST_WORDS, MOST_WORDS = 6, 60
 VERSION = 1
 GIVEAWAYS = re.compile(
     r"\b(matplotlib|mpl|pyplot|plt|numpy|np|pandas|pd|c?python|scikit-learn|scikit|sklearn|scipy|(py)?torch\w*|"
@@ -98,9 +98,9 @@ def _paragraphs(path: Path) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            paragraph = (ast.get_docstring(node) or "").split("\n\n", 1)[0]
+            paragraph = re.split(r"\n\s*\n", ast.get_docstring(node) or "", maxsplit=1)[0]
             text = GIVEAWAYS.sub("it", " ".join(paragraph.split()))
-            if len(re.findall(r"[A-Za-z]{2,}", text)) >= LEAST_WORDS:
+            if LEAST_WORDS <= len(re.findall(r"[A-Za-z]{2,}", text)) <= MOST_WORDS:
                 yield text
 
 

@@ -1,0 +1,113 @@
+"""The sample of a (task, seed), and batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench import calibration, data
+from bench.config import CalibrationPlan, Task
+from bench.finetune import write_random
+from tests.conftest import write_task
+from tests.families import arch_of
+
+TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    write_task(tmp_path / "data" / "mrpc", rows=200)
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    base = tmp_path / "base"
+    base.mkdir()
+    write_random({"type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, base)
+    return data.load("mrpc", TASK), calibration.Encoder(base, TASK, arch_of("bert"))
+
+
+def plan(**changes):
+    return CalibrationPlan(**{"sampler": "tokens", "tokens": 1500, "examples": None, "batch": 32, **changes})
+
+
+def draw(loaded, seed=0, **changes):
+    return calibration.draw(plan(**changes), TASK, loaded[0].train, loaded[1], seed, "cpu")
+
+
+def test_tokens_cuts_a_permutation_where_enough_are_reached(loaded):
+    sample = draw(loaded)
+    assert len(set(sample.rows)) == len(sample.rows)
+    last = sample.batches[-1]["attention_mask"][-1].sum()
+    assert sample.tokens - last < 1500 <= sample.tokens
+    assert sample.tokens == sum(int(batch["attention_mask"].sum()) for batch in sample.batches)
+    assert [len(batch["input_ids"]) for batch in sample.batches[:-1]] == [32] * (len(sample.batches) - 1)
+
+
+def test_all_of_train_where_it_is_smaller(loaded):
+    assert sorted(draw(loaded, tokens=10**9).rows) == list(range(200))
+
+
+@pytest.mark.parametrize("sampler", ["tokens", "legacy"])
+def test_examples_overrides_the_number_of_tokens(loaded, sampler):
+    assert draw(loaded, sampler=sampler, examples=7).examples == 7
+
+
+def test_legacy_is_the_published_sample(loaded):
+    sample = draw(loaded, sampler="legacy", seed=3)
+    expected = np.random.RandomState(3).choice(200, int(1500 / 20.0))
+    assert np.array_equal(sample.rows, expected)
+    shorter = draw(loaded, sampler="legacy", seed=3, examples=10)
+    assert np.array_equal(shorter.rows, expected[:10])
+
+
+def test_legacy_counts_of_the_papers_tasks():
+    assert [int(100_000 / length) for length in (53.24, 25.16)] == [1878, 3974]
+    rows = calibration.legacy_rows(3668, 1878, 0)
+    assert len(set(rows)) == 1475
+    assert np.array_equal(calibration.legacy_rows(3668, 2048, 0)[:1878], rows)
+
+
+@pytest.mark.parametrize("sampler", ["tokens", "legacy"])
+def test_the_same_seed_gives_the_same_examples_and_another_seed_others(loaded, sampler):
+    first, again, other = (draw(loaded, seed, sampler=sampler) for seed in (0, 0, 1))
+    assert first.sha256 == again.sha256 != other.sha256
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first.batches, again.batches, strict=True))
+    assert first.generator.random() == again.generator.random() != other.generator.random()
+
+
+def test_no_example_comes_from_the_evaluation_split(loaded):
+    """Every row of the sample is the train row it says it is, and no evaluation text occurs in train."""
+    task_data, encoder = loaded
+    sample = draw(loaded)
+    train = {tuple(pair) for pair in zip(*task_data.train.texts, strict=True)}
+    assert not train & {tuple(pair) for pair in zip(*task_data.validation.texts, strict=True)}
+    rows = iter(sample.rows)
+    for batch in sample.batches:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            assert ids[mask.bool()].tolist() == encoder.encode(task_data.train, [next(rows)])[0]["input_ids"]
+
+
+def test_labels_are_hidden_on_request(loaded):
+    sample = draw(loaded)
+    assert all("labels" in batch for batch in sample.batches)
+    assert not any("labels" in batch for batch in sample.without_labels().batches)
+    wanted = [loaded[0].train.labels[row] for row in sample.rows]
+    assert torch.cat([batch["labels"] for batch in sample.batches]).tolist() == wanted
+
+
+def test_the_length_limit_is_the_least_of_task_tokenizer_and_positions(loaded, tmp_path):
+    encoder = loaded[1]
+    assert encoder.max_length == 32
+    short = calibration.Encoder(tmp_path / "base", Task(**{**TASK.__dict__, "max_length": 10_000}), arch_of("roberta"))
+    assert short.max_length == 512 - 2
+
+
+def test_stored_padding_and_truncation_of_a_tokenizer_are_overridden(loaded, tmp_path):
+    from tokenizers import Tokenizer
+
+    file = tmp_path / "base" / "tokenizer.json"
+    stored = Tokenizer.from_file(str(file))
+    stored.enable_padding(length=50)
+    stored.enable_truncation(4)
+    stored.save(str(file))
+    encoder = calibration.Encoder(tmp_path / "base", TASK, arch_of("bert"))
+    assert [len(e["input_ids"]) for e in encoder.encode(loaded[0].train, [0, 1])] == [
+        len(e["input_ids"]) for e in loaded[1].encode(loaded[0].train, [0, 1])
+    ]

@@ -1,0 +1,260 @@
+"""Finding the dense checkpoint: the order of the places, and what is wrong with a folder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from bench import data, dense, hub, score
+from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Run, Task
+from bench.errors import UserError
+from bench.finetune import write_random
+from tests.conftest import write_task
+from tests.families import arch_of
+
+SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
+MODEL = Model(arch_of("bert"), base=Base(packages=["some-package==1"], sha256="0" * 64))
+
+
+def checkpoint(folder: Path, outputs=2, names=None) -> Path:
+    folder.mkdir(parents=True)
+    write_random({"type": "bert", **SIZE}, folder)
+    torch.manual_seed(5)
+    config = AutoConfig.from_pretrained(folder, num_labels=outputs)
+    if names:
+        config.id2label = dict(enumerate(names))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def run_of(model=MODEL, task=TASK):
+    keys = Keys("flops", 0.5, 0, CalibrationPlan("tokens", 100, None, 32), LatencyPlan("none"), "cpu", "fp32", 1, None, None, "results", False)
+    return Run("random", "methods.random.Random", {}, "pairs", task, "small", model, keys, "cpu", 1, "")
+
+
+@pytest.fixture
+def task_data(tmp_path, monkeypatch):
+    write_task(tmp_path / "data" / "pairs")
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    return data.load("pairs", TASK)
+
+
+def test_the_places_are_asked_in_order(tmp_path, monkeypatch, task_data):
+    listed = replace_model(checkpoints={"pairs": HubCheckpoint("someone/model", 90.0, [1, 0])})
+    assert dense.find(run_of(), task_data) is None, "the base can be fine-tuned"
+    monkeypatch.setattr(hub, "snapshot", lambda repo: checkpoint_once(tmp_path / "hub"))
+    found = dense.find(run_of(listed), task_data)
+    assert (found.source, found.expected, found.label_map) == ("hub:someone/model", 90.0, [1, 0])
+    tuned = dense.tuned_folder(dense.tuned_key(run_of(listed), task_data))
+    checkpoint(tuned)
+    assert dense.find(run_of(listed), task_data).source.startswith("tuned:")
+    checkpoint(tmp_path / "models" / "small" / "pairs")
+    monkeypatch.setenv("BENCH_MODELS", str(tmp_path / "models"))
+    assert dense.find(run_of(listed), task_data).source == "models:small/pairs"
+    own = checkpoint(tmp_path / "own [1] = x")
+    assert dense.find(run_of(replace(listed, path=str(own))), task_data).source == "path"
+
+
+def checkpoint_once(folder):
+    return folder if folder.exists() else checkpoint(folder)
+
+
+def replace_model(**changes):
+    return replace(MODEL, **changes)
+
+
+def test_nothing_anywhere_is_told(task_data):
+    with pytest.raises(UserError, match="the hub is not reachable; set model.path= or BENCH_MODELS"):
+        dense.find(run_of(replace_model(base=Base(hub="someone/base"))), task_data)
+
+
+def test_a_fine_tuning_is_known_by_recipe_base_and_data(task_data):
+    key = dense.tuned_key(run_of(), task_data)
+    assert key == dense.tuned_key(run_of(replace_model(path="elsewhere")), task_data)
+    others = [
+        run_of(replace_model(tuning=ModelTuning(learning_rate=1.0))),
+        run_of(replace_model(base=Base(packages=["p"], sha256="1" * 64))),
+        run_of(task=replace(TASK, max_length=16)),
+    ]
+    assert len({key, *(dense.tuned_key(other, task_data) for other in others)}) == 4
+    changed = replace(task_data, train=replace(task_data.train, sha256="other"))
+    assert dense.tuned_key(run_of(), changed) != key
+
+
+def test_identity_is_content(tmp_path):
+    one, two = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    assert dense.identity(one) == dense.identity(two)
+    weights = load_file(two / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, two / "model.safetensors")
+    assert dense.identity(one) != dense.identity(two)
+
+
+def damage(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif how == "short":
+        weights.write_bytes(b"1234")
+    elif how == "header":
+        weights.write_bytes(b"\xff" * 4000)
+    elif how == "config":
+        (folder / "config.json").write_text("{")
+    elif how == "no config":
+        (folder / "config.json").unlink()
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "no tokenizer":
+        for name in dense.TOKENIZER_FILES:
+            (folder / name).unlink(missing_ok=True)
+    elif how == "no head":
+        save_file({k: v for k, v in load_file(weights).items() if not k.startswith("classifier")}, weights)
+    elif how == "pickle":
+        weights.rename(folder / "x")
+        (folder / "pytorch_model.bin").write_bytes(b"\x80\x02 not a zip")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("truncated", "damaged or truncated"),
+        ("short", "damaged or truncated"),
+        ("header", "damaged or truncated"),
+        ("config", "cannot be read as JSON"),
+        ("no config", "no config.json"),
+        ("no weights", "no model.safetensors"),
+        ("no tokenizer", "has no tokenizer"),
+        ("no head", "has no classifier"),
+        ("pickle", "damaged or truncated"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told(tmp_path, how, words):
+    folder = checkpoint(tmp_path / "m")
+    dense.check_folder(folder, arch_of("bert"), 2)
+    damage(folder, how)
+    with pytest.raises(UserError, match=words):
+        dense.check_folder(folder, arch_of("bert"), 2)
+
+
+def test_another_architecture_or_number_of_labels_is_told(tmp_path):
+    folder = checkpoint(tmp_path / "m", outputs=3)
+    with pytest.raises(UserError, match="is a bert, not a roberta"):
+        dense.check_folder(folder, arch_of("roberta"), 3)
+    with pytest.raises(UserError, match="has 3 outputs, the task needs 1"):
+        dense.check_folder(folder, arch_of("bert"), 1)
+
+
+def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
+    folder = checkpoint(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "cls.predictions.bias": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    run = run_of(replace_model(path=str(folder)))
+    assert score.load_dense(run, dense.find(run, task_data)).shape.heads == 2
+    lost = "bert.encoder.layer.0.attention.self.query.weight"
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks weights of the model: {lost}"):
+        score.load_dense(run, dense.find(run, task_data))
+
+
+def test_half_precision_files_are_computed_in_float32(tmp_path, task_data):
+    folder = checkpoint(tmp_path / "m")
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    run = run_of(replace_model(path=str(folder)))
+    model = score.load_dense(run, dense.find(run, task_data))
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("names", "label_map", "order"),
+    [(None, None, [0, 1, 2]), (["C", "a", "B."], None, [2, 0, 1]), (["x", "y", "z"], None, [0, 1, 2]), (None, [2, 0, 1], [2, 0, 1])],
+)
+def test_outputs_are_matched_by_list_by_name_or_by_number(tmp_path, task_data, names, label_map, order):
+    """After loading, column t of the logits is the task's label t, wherever the model has it."""
+    folder = checkpoint(tmp_path / "m", 3, names)
+    task = replace(TASK, labels=["a", "b", "c"])
+    run = run_of(replace_model(path=str(folder)), task)
+    found = replace(dense.find(run, task_data), label_map=label_map)
+    ids = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()(**ids).logits[0]
+    logits = score.load_dense(run, found)(ids)[0]
+    for output, label in enumerate(order):
+        assert torch.isclose(logits[label], plain[output])
+
+
+def test_a_label_map_that_is_no_permutation_is_told(tmp_path, task_data):
+    folder = checkpoint(tmp_path / "m")
+    run = run_of(replace_model(path=str(folder)))
+    with pytest.raises(UserError, match="no permutation"):
+        score.load_dense(run, replace(dense.find(run, task_data), label_map=[1, 1]))
+
+
+def test_the_dense_score_is_measured_once_per_content(tmp_path, task_data, monkeypatch, capsys):
+    from bench.calibration import Encoder
+
+    folder = checkpoint(tmp_path / "m")
+    run = run_of(replace_model(path=str(folder)))
+    found = replace(dense.find(run, task_data), expected=99.0)
+    model, encoder = score.load_dense(run, found), Encoder(folder, TASK, run.model.arch)
+    first = score.dense_score(run, model, found, encoder, task_data.validation)
+    assert "the model's card claims 99.00" in capsys.readouterr().err
+    monkeypatch.setattr(score, "predict", lambda *_: pytest.fail("scored again"))
+    again = score.dense_score(run, model, found, encoder, task_data.validation)
+    assert np.array_equal(first.logits, again.logits)
+    with pytest.raises(pytest.fail.Exception):
+        score.dense_score(run, model, replace(found, sha256="other"), encoder, task_data.validation)
+
+
+def test_scores_come_in_row_order_whatever_the_lengths(tmp_path, task_data):
+    from bench.calibration import Encoder
+
+    folder = checkpoint(tmp_path / "m")
+    run = run_of(replace_model(path=str(folder)))
+    model, encoder = score.load_dense(run, dense.find(run, task_data)), Encoder(folder, TASK, run.model.arch)
+    logits = score.predict(model.module, encoder, task_data.validation, "cpu")
+    for row in (0, 17, 59):
+        alone = encoder.batch(encoder.encode(task_data.validation, [row]), None, "cpu")
+        assert np.allclose(model(alone).numpy()[0], logits[row], atol=1e-5)
+
+
+def test_the_hub_checkpoints_of_the_papers_are_listed():
+    from omegaconf import OmegaConf
+
+    from bench.config import typed
+    from bench.files import CONF
+
+    listed = OmegaConf.load(CONF / "model" / "bert-base.yaml").checkpoints
+    assert {task: typed(HubCheckpoint, entry, task).hub for task, entry in listed.items()} == {
+        task: f"textattack/bert-base-uncased-{name}"
+        for task, name in (("sst2", "SST-2"), ("mrpc", "MRPC"), ("stsb", "STS-B"), ("qnli", "QNLI"), ("qqp", "QQP"), ("mnli", "MNLI"))
+    }
+    assert listed.mnli.label_map == [2, 0, 1]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("task", ["sst2", "mrpc", "stsb", "qnli", "qqp", "mnli"])
+def test_the_real_hub_checkpoints_have_what_is_claimed(task, monkeypatch):
+    """With a network: the listed checkpoint loads, and its dense score is what its card says, where it says one."""
+    import subprocess
+    import sys
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    words = ["method=random", f"task={task}", "model=bert-base", "latency=none", "calibration.tokens=1000", "results=results"]
+    done = subprocess.run([sys.executable, "-m", "bench", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the dense score" not in done.stderr
+
+
+def test_config_names_that_are_generic_change_nothing(tmp_path, task_data):
+    folder = checkpoint(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+    (folder / "config.json").write_text(json.dumps(config))
+    run = run_of(replace_model(path=str(folder)))
+    assert score.output_labels(run, dense.find(run, task_data)) == [0, 1]

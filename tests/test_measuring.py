@@ -1,0 +1,175 @@
+"""Metrics, paired timing, the pass, stages, the machine."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from bench import latency, machine, metrics, pruning
+from bench.budget import Budget
+from bench.config import LatencyPlan
+from bench.errors import UserError
+from bench.masks import Masks
+from bench.method import Method
+from bench.stages import collect, progress, stage
+from tests.families import batch, calibration, tiny
+
+LOGITS = np.array([[2.0, 1], [0, 3], [1, 0], [0, 1]], np.float32)  # predicts 0, 1, 0, 1
+
+
+def test_metrics_by_hand():
+    values = metrics.compute(["accuracy", "f1"], LOGITS, np.array([0, 1, 1, 1]))
+    assert values == {"accuracy": 75.0, "f1": pytest.approx(80.0)}  # precision 1, recall 2/3
+
+
+def test_correlations_are_scipys_and_zero_where_undefined():
+    predicted, gold = np.array([[0.1], [0.4], [0.2], [0.9]], np.float32), np.array([0.0, 2.0, 1.5, 5.0])
+    values = metrics.compute(["pearson", "spearman"], predicted, gold)
+    assert values["pearson"] == pytest.approx(100 * stats.pearsonr(predicted[:, 0], gold).statistic)
+    assert values["spearman"] == pytest.approx(100 * stats.spearmanr(predicted[:, 0], gold).statistic)
+    assert metrics.compute(["pearson"], predicted * 0, gold) == {"pearson": 0.0}
+    assert metrics.compute(["f1"], LOGITS * [1, 0] + [9, 0], np.array([0, 1, 1, 1])) == {"f1": 0.0}
+
+
+def test_logits_that_are_not_finite_have_no_score():
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.compute(["accuracy"], LOGITS * np.float32("nan"), np.array([0, 1, 1, 1]))
+
+
+def timed(seconds, log, name):
+    def run():
+        log.append(name)
+        return next(seconds)
+
+    return run
+
+
+def test_dense_and_pruned_alternate_and_the_order_flips():
+    log = []
+    plan = LatencyPlan("quick", min_rounds=4, min_seconds=1e-9)
+    times = latency._rounds(timed(iter([4.0] * 9), log, "dense"), timed(iter([2.0, 1.0] * 5), log, "pruned"), plan)
+    assert "".join(name[0] for name in log) == "dppddppd"
+    assert times.tolist() == [[4, 2], [4, 1], [4, 2], [4, 1]]
+
+
+def test_rounds_end_at_the_time_limit_but_not_before_the_least():
+    plan = LatencyPlan("quick", min_rounds=1000, min_seconds=1.0, max_seconds=1e-9, floor_rounds=5)
+    log = []
+    assert len(latency._rounds(timed(iter([1.0] * 99), log, "d"), timed(iter([1.0] * 99), log, "p"), plan)) == 5
+
+
+def test_the_interval_holds_the_median_and_narrows():
+    random = np.random.default_rng(0)
+    few, many = random.normal(2, 0.1, 20), random.normal(2, 0.1, 2000)
+    for ratios in (few, many):
+        low, high = latency.interval(ratios)
+        assert low <= np.median(ratios) <= high
+    assert np.subtract(*latency.interval(many)[::-1]) < np.subtract(*latency.interval(few)[::-1])
+
+
+def test_a_model_is_as_fast_as_itself_and_a_shrunk_one_is_faster():
+    from bench.shrink import shrink
+
+    model = tiny("bert", dtype=torch.float32)
+    masks = Masks.ones(model.shape)
+    small = shrink(model, Masks(masks.heads * 0, masks.neurons * 0))
+    plan = LatencyPlan("quick", batch=4, length=32, min_rounds=30, min_seconds=0.1)
+    point = latency.compare(model.module, small, plan, "cpu")["headline"]
+    assert point["low"] <= point["speedup"] <= point["high"]
+    assert point["speedup"] > 1.2
+    assert latency.compare(model.module, small, LatencyPlan("none"), "cpu") == {"plan": "none", "headline": None, "grid": [], "notes": []}
+
+
+class Slow(Method):
+    """Sleeps, allocates, keeps all."""
+
+    def prune(self, model, sample, budget):
+        assert not torch.is_grad_enabled()
+        assert all("labels" not in part for part in sample.batches)
+        with stage("sleep"):
+            block = np.ones(20_000_000)  # 160 MB
+            time.sleep(0.2)
+            del block
+        model.projection(0).weight.zero_()
+        return Masks.ones(model.shape)
+
+
+def test_pruning_is_timed_on_a_copy_without_labels_or_gradients():
+    model = tiny("bert", dtype=torch.float32)
+    before = model.projection(0).weight.clone()
+    sample = calibration([batch([9, 4, 3], seed) for seed in range(5)])
+    result = pruning.prune(Slow(), model, sample, Budget.of(model.shape, "flops", 0.0, 8.0))
+    cost = result.cost
+    assert cost["seconds"] >= cost["stages"]["sleep"] >= 0.2
+    assert cost["passes"] == pytest.approx(cost["seconds"] / cost["pass_seconds"])
+    assert cost["peak_bytes"] > 100e6
+    assert torch.equal(model.projection(0).weight, before)
+    assert not result.model.projection(0).weight.any()
+
+
+class Greedy(Method):
+    """Keeps all, whatever the budget."""
+
+    def prune(self, model, sample, budget):
+        return Masks.ones(model.shape)
+
+
+def test_masks_over_budget_fail_the_run():
+    model = tiny("bert", dtype=torch.float32)
+    with pytest.raises(ValueError, match="the masks cost"):
+        pruning.prune(Greedy(), model, calibration([batch([5, 5])]), Budget.of(model.shape, "flops", 0.5, 8.0))
+
+
+def test_the_sample_of_the_pass_is_spread_over_the_set():
+    order = list(pruning._spread(list(range(40))))  # type: ignore[arg-type]
+    assert sorted(order) == list(range(40))
+    assert order[:4] == [0, 10, 20, 30]
+
+
+def test_stages_add_up_by_name_and_survive_errors():
+    with collect() as seconds:
+        for _ in range(2):
+            with stage("a"):
+                time.sleep(0.01)
+        with pytest.raises(KeyError), stage("b"):
+            raise KeyError
+    assert seconds["a"] >= 0.02
+    assert set(seconds) == {"a", "b"}
+
+
+def test_progress_gives_every_item_in_plain_lines_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("bench.stages.LINE_EVERY", 0.0)
+    assert list(progress([1, 2, 3], "counting")) == [1, 2, 3]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("  counting: 1 of 3")
+    assert "\r" not in "".join(lines)
+
+
+def test_a_device_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: 0)
+    with pytest.raises(UserError, match="device=cuda: .*use device=cpu"):
+        machine.resolve_device("cuda")
+    assert machine.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: 1)
+    assert machine.resolve_device("auto") == "cuda"
+    assert machine.resolve_device("cpu") == "cpu"
+
+
+def test_the_machine_has_a_short_stable_name():
+    name = machine.machine_name("cpu")
+    assert name == machine.machine_name("cpu")
+    assert f"-{machine.usable_cores()}c-" in name
+    described = machine.describe("cpu", 1, 0.0)
+    assert described["name"] == name
+    assert described["gpu"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity and control groups")
+def test_cores_are_those_of_the_container(monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_: "150000 100000\n")
+    assert machine.usable_cores() == 2

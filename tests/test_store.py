@@ -1,0 +1,206 @@
+"""Records and how they are kept."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import record, store
+from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Run, Task
+from bench.data import Split, TaskData
+from bench.errors import UserError
+from bench.run import PROTOCOL
+from tests.families import arch_of
+
+# The keys of a record, as docs/records.md lists them.
+KEYS = {
+    "": "schema id status reason created command method task model unit ratio seed device precision attention recover protocol data "
+    "calibration dense pruned prune latency seconds machine software",
+    "data": "train validation source",
+    "calibration": "sampler examples tokens batch sha256",
+    "dense": "score metrics flops params checkpoint expected",
+    "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error",
+    "prune": "seconds stages peak_bytes pass_seconds passes notes",
+    "latency": "plan headline grid notes",
+    "seconds": "total dense prune shrink score latency",
+    "software": "python torch transformers prunebench commit dirty method_source",
+}
+TASK = Task(["text"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
+SPLIT = Split("a" * 64, [["x"]], np.array([0]))
+DATA = TaskData("local", SPLIT, SPLIT)
+
+
+def run_of(**changes):
+    keys = Keys("flops", 0.5, 0, CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick"), "cpu", "fp32", None, None, None, "r", False)
+    fields = {"lambda_rep": 2.5e-4}
+    run = Run("kprune", "methods.kprune.KPrune", fields, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench")
+    return replace(run, **changes)
+
+
+def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", **changes):
+    run = run_of()
+    entry = record.blank(run, DATA, PROTOCOL)
+    entry |= {"id": record.run_id(run, "c" * 64, PROTOCOL), "status": status, "created": created, **changes}
+    entry["machine"] = {"name": "test-2c", "threads": threads}
+    entry["latency"]["plan"] = plan
+    return entry
+
+
+def test_every_key_is_there_from_the_start():
+    entry = record.blank(run_of(), DATA, PROTOCOL)
+    for section, names in KEYS.items():
+        assert list(entry[section] if section else entry) == names.split(), section or "record"
+
+
+def test_the_id_is_the_meaning_of_the_run():
+    def key(run, sha="c" * 64, protocol=PROTOCOL):
+        return record.run_id(run, sha, protocol)
+
+    run = run_of()
+    same = [
+        run_of(model=replace(run.model, path="/elsewhere")),
+        run_of(command="python -m bench seed=0"),
+        run_of(keys=replace(run.keys, latency=LatencyPlan("none"), results="other", rerun=True, threads=1)),
+        run_of(threads=8),
+    ]
+    assert {key(other) for other in same} == {key(run)}
+    calibration = replace(run.keys.calibration, tokens=200)
+    others = [
+        run_of(method="kprune-plain"),
+        run_of(method_fields={"lambda_rep": 0.0}),
+        run_of(task=replace(TASK, length=21.0)),
+        run_of(model_name="other"),
+        run_of(keys=replace(run.keys, unit="params")),
+        run_of(keys=replace(run.keys, ratio=0.6)),
+        run_of(keys=replace(run.keys, seed=1)),
+        run_of(keys=replace(run.keys, calibration=calibration)),
+        run_of(device="cuda"),
+    ]
+    ids = {key(run), *(key(other) for other in others), key(run, "d" * 64), key(run, protocol=PROTOCOL + 1)}
+    assert len(ids) == len(others) + 3
+
+
+def test_a_record_is_whole_strict_and_unpickled(tmp_path):
+    entry = made(reason="naïve ‖x‖")
+    entry["dense"]["score"] = float("nan")
+    folder = store.write(tmp_path, entry, {"heads": np.ones((2, 3)), "logits_pruned": np.zeros((4, 2), np.float32)})
+    assert folder.name == f"kprune-pairs-small-flops0.5-s0-{entry['id']}-1"
+    text = (folder / "record.json").read_bytes().decode("utf-8")
+    assert "NaN" not in text
+    assert "naïve ‖x‖" in text
+    stored = store.read(folder)
+    assert stored.record["dense"]["score"] is None
+    assert stored.arrays()["logits_pruned"].dtype == np.float32
+    assert {file.name for file in folder.iterdir()} == {"record.json", "arrays.npz"}
+
+
+def test_reruns_are_numbered_and_the_newest_complete_one_wins(tmp_path):
+    first = store.write(tmp_path, made(created="2026-01-01T00:00:00Z"), {})
+    second = store.write(tmp_path, made(created="2026-01-02T00:00:00Z"), {})
+    store.write(tmp_path, made("failed", created="2026-01-03T00:00:00Z"), {})
+    assert (first.name[-2:], second.name[-2:]) == ("-1", "-2")
+    loaded = store.load(tmp_path)
+    assert [entry.folder for entry in loaded.records] == [second]
+    assert loaded.superseded == 2
+
+
+def test_many_writers_of_one_cell_all_finish(tmp_path):
+    folders: list[Path] = []
+    writers = [threading.Thread(target=lambda: folders.append(store.write(tmp_path, made(), {"x": np.zeros(1000)}))) for _ in range(12)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(set(folders)) == 12
+    assert not list((tmp_path / "test-2c").glob(".half*"))
+    assert len(store.load(tmp_path).records) == 1
+
+
+def test_broken_foreign_and_half_written_records_are_reported(tmp_path):
+    good = store.write(tmp_path, made(), {})
+    for name, text in (("cut", '{"schema": 1, "id'), ("newer", '{"schema": 99}'), ("list", "[]"), ("empty", '{"schema": 1}')):
+        (good.parent / name).mkdir()
+        (good.parent / name / "record.json").write_text(text)
+    (good.parent / ".half-x").mkdir()
+    (good.parent / ".half-x" / "record.json").write_text("{")
+    loaded = store.load(tmp_path)
+    assert [entry.folder for entry in loaded.records] == [good]
+    assert sorted(path.name for path in loaded.broken) == ["cut", "empty", "list", "newer"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "savez_compressed", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write(tmp_path, made(), {})
+    assert not list((tmp_path / "test-2c").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the record"):
+        store.write(tmp_path / "file", made(), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"status": "skipped"}, None),
+        ({"status": "failed"}, "the stored run failed"),
+        ({"threads": 1}, "it ran on 1 threads"),
+        ({"plan": "none"}, "it was timed with latency=none"),
+        ({"plan": "paper"}, None),
+        ({"data": {"train": "a" * 64, "validation": "other", "source": "local"}}, "the data have changed"),
+    ],
+)
+def test_which_stored_record_answers_a_repeated_command(tmp_path, changes, reason):
+    folder = store.write(tmp_path, made(**changes), {})
+    stored, why = store.answer(tmp_path, made(), 2)
+    assert why == reason
+    assert (stored.folder if stored else None) == (None if reason else folder)
+
+
+def test_a_changed_method_is_run_again(tmp_path):
+    entry = made()
+    entry["software"]["method_source"] = "older"
+    store.write(tmp_path, entry, {})
+    assert store.answer(tmp_path, made(), 2) == (None, "the method's source has changed")
+
+
+def test_nothing_stored_needs_no_reason(tmp_path):
+    assert store.answer(tmp_path, made(), 2) == (None, None)
+
+
+def test_the_source_of_a_method_includes_what_it_shares(tmp_path, monkeypatch):
+    package = tmp_path / "mypack"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("from mypack.shared import x\n")
+    (package / "shared.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = record.method_source("mypack.one.Method")
+    (package / "shared.py").write_text("x = 2\n")
+    assert record.method_source("mypack.one.Method") != before
+
+
+def test_the_record_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text(encoding="utf-8")
+    for section, names in KEYS.items():
+        for name in names.split():
+            assert f"`{section}.{name}`" in text or f"`{name}`" in text, (section, name)
+
+
+def test_committed_records_are_whole():
+    root = Path(__file__).parent.parent / "results"
+    if not root.is_dir():
+        pytest.skip("no committed records")
+    loaded = store.load(root)
+    assert not loaded.broken
+    for entry in loaded.records:
+        for section, names in KEYS.items():
+            assert set(names.split()) <= set(entry.record[section] if section else entry.record)
+        assert json.dumps(entry.record, allow_nan=False)
+        assert {"gold", "logits_dense", "logits_pruned", "heads", "neurons"} <= set(entry.arrays())
