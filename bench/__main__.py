@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, we say them in a sentence
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -65,6 +66,8 @@ def _compose(overrides: list[str]) -> DictConfig:
 def explain(error: Exception, words: list[str]) -> str:
     """One sentence for what Hydra and OmegaConf say in many lines."""
     text = str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if options := getattr(error, "options", None):
         group, _, name = (getattr(error, "missing_cfg_file", None) or "").rpartition("/")
         return f"unknown {group} {name!r}{nearest(name, options)}"
@@ -74,8 +77,8 @@ def explain(error: Exception, words: list[str]) -> str:
         return f"unknown key '{found.group(1)}'{nearest(*_neighbours(found.group(1), words))}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"several values in '{found.group(1)}' need -m, which runs one cell for each"
-    if found := re.search(r"Error parsing override '(.*?)'\n", text):
-        return f"cannot read '{found.group(1)}': quote a value with special characters, as in 'key=\"value\"'"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: quote a value with special characters, as in 'key=\"value\"'"
     return text.strip().splitlines()[0]
 
 
@@ -120,7 +123,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         code = 130
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         if verbose:
             raise
         print(str(error) if isinstance(error, UserError) else explain(error, sys.argv[1:]), file=sys.stderr)

@@ -1,5 +1,7 @@
 """A run as dataclasses, and the checks that come before anything heavy is imported."""
 
+import ast
+import importlib.util
 import math
 import os
 from dataclasses import asdict, dataclass, field
@@ -246,27 +248,48 @@ def typed(cls: type[T], given: Any, where: str) -> T:
     return built  # type: ignore[return-value]
 
 
+KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
+
+
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
     """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it.
 
+    Where the method's source annotates a field with plain kinds (`float | str`) these count, else its YAML's default.
+
     Raises:
-        UserError: an unknown field (with the nearest known one) or a value of another kind than the YAML's default.
+        UserError: an unknown field (with the nearest known one), or a value of another kind.
     """
+    annotated = _annotations(str(reference.get("_target_", "")))
     for key, value in given.items():
         if key not in reference:
             raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_'})}")
-        default = reference[key]
-        if default is not None and value is not None and not _same_kind(value, default):
-            raise UserError(f"method.{key}={value!r}: expected a value like {default!r}")
+        kinds = annotated.get(key) or {_kind(reference[key])}
+        if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
+            expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
+            raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int | float):
-        # a word in the place of a number (mu: head_dim) is the method's own business
-        return isinstance(value, int | float | str) and (isinstance(value, str) or math.isfinite(value))
-    return isinstance(value, type(default))
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _fits(value: Any, kinds: set[str]) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds)
+
+
+def _annotations(target: str) -> dict[str, set[str]]:
+    """The kinds that a class's source annotates its fields with, read by ast."""
+    module, _, name = target.rpartition(".")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    except (ImportError, ValueError, OSError, SyntaxError):
+        return {}  # told when the method is imported
+    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    fields = [node for body in bodies for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
 
 
 def check_keys(keys: Keys) -> None:

@@ -51,10 +51,12 @@ class Scorer(Method):
     def score(self, model: "PrunableModel", calibration: "Calibration") -> Scores:
         """One score per head and neuron, higher is better."""
 
-    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
-        """Score, then allocate."""
+    def __post_init__(self) -> None:
         if self.allocation not in ALLOCATIONS:
             raise ValueError(f"allocation={self.allocation}: one of {', '.join(ALLOCATIONS)}")
+
+    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
+        """Score, then allocate."""
         with stage("score"):
             scores = self.score(model, calibration)
         with stage("search"):

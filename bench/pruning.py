@@ -51,6 +51,8 @@ def instantiate(run: Run) -> Method:
         return found(**run.method_fields)
     except TypeError as error:
         raise UserError(f"method {run.method}: its YAML does not fit {run.method_target}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"method {run.method}: {error}") from error
 
 
 def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget) -> Pruning:

@@ -22,12 +22,15 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
     """Run one cell and fill its record section by section. Returns the arrays that are stored beside it."""
     load = machine.load_per_core()
     machine.settle(run.threads)
-    machine.hush()
     record["machine"] = machine.describe(run.device, run.threads, load)
 
-    from bench import calibration, finetune, latency, pruning, score, shrink
+    from bench import pruning
 
-    method = pruning.instantiate(run)
+    method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
+
+    from bench import calibration, finetune, latency, score, shrink
+
+    machine.hush()
     with collect() as seconds:
         # 1. Dense: found or fine-tuned, scored once per content.
         with stage("dense"):

@@ -61,6 +61,7 @@ def bench(shared, monkeypatch, tmp_path) -> Bench:
             "PYTHONPATH": str(ROOT),
             **(env or {}),
         }
-        return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=300)
+        command = [sys.executable, "-m", module, *words]
+        return subprocess.run(command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=120)
 
     return run

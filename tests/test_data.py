@@ -43,7 +43,7 @@ def test_a_regression_reads_numbers_of_any_kind(tmp_path):
     ],
 )
 def test_wrong_content_is_named_with_its_row(tmp_path, columns, words):
-    with pytest.raises(UserError, match="train.parquet") as told:
+    with pytest.raises(UserError, match=r"train\.parquet") as told:
         split(tmp_path, **columns)
     assert words in str(told.value)
 

@@ -24,7 +24,7 @@ def literal(module, data, budget, regression=False, lam_rep=2.5e-4, mu=64.0, t=2
     """algorithms.md 1 read line by line: full forwards, loops, a dense teacher, fp64 least squares on all tokens."""
     teacher, student = copy.deepcopy(module), module
     layers = len(student.bert.encoder.layer)
-    heads, d_h = student.config.num_attention_heads, student.config.hidden_size // student.config.num_attention_heads
+    d_h = student.config.hidden_size // student.config.num_attention_heads
 
     def places(model, s):
         layer = model.bert.encoder.layer[s // 2]

@@ -116,9 +116,9 @@ def literal_kwon(model, data, budget, regression=False, ffn_teacher="full"):
             goal = t[s]["residual"] + projection(t[s]["x"] * mask) - projection.bias - mine[s]["residual"]
             for example, count in enumerate(inputs["attention_mask"].sum(1).tolist()):
                 for token in range(1 if s == 2 * layers - 1 else count):
-                    parts = [
-                        projection.weight[:, u * width : (u + 1) * width] @ mine[s]["x"][example, token, u * width : (u + 1) * width] for u in units
-                    ]
+                    x = mine[s]["x"][example, token]
+                    spans = [slice(u * width, (u + 1) * width) for u in units]
+                    parts = [projection.weight[:, span] @ x[span] for span in spans]
                     if s % 2 == 0:
                         parts.append(torch.ones(shape.hidden, dtype=torch.float64))
                     blocks.append(torch.stack(parts, 1))

@@ -151,7 +151,7 @@ def test_progress_gives_every_item_in_plain_lines_without_a_terminal(monkeypatch
 
 def test_a_device_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(machine, "_cuda_devices", lambda: 0)
-    with pytest.raises(UserError, match="device=cuda: .*use device=cpu"):
+    with pytest.raises(UserError, match=r"device=cuda: .*use device=cpu"):
         machine.resolve_device("cuda")
     assert machine.resolve_device("auto") == "cpu"
     monkeypatch.setattr(machine, "_cuda_devices", lambda: 1)

@@ -34,7 +34,8 @@ DATA = TaskData("local", SPLIT, SPLIT)
 
 
 def run_of(**changes):
-    keys = Keys("flops", 0.5, 0, CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick"), "cpu", "fp32", None, None, None, "r", False)
+    plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick")
+    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, None, "r", False)
     fields = {"lambda_rep": 2.5e-4}
     run = Run("kprune", "methods.kprune.KPrune", fields, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench")
     return replace(run, **changes)

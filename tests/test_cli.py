@@ -1,0 +1,361 @@
+"""The command line as a user meets it: one sentence per error, records, sweeps, plug-ins."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from bench import pruning, store
+from bench.files import CONF
+from tests.conftest import ROOT
+
+SMALL = ["task=mrpc", "model=tiny-random", "calibration.tokens=800", "latency=none", "threads=1"]
+
+
+def results(tmp_path):
+    return store.load(tmp_path / "results")
+
+
+ERRORS = [
+    (["method=kprun"], "unknown method 'kprun'; did you mean 'kprune'?"),
+    (["task=sst3"], "unknown task 'sst3'; did you mean 'sst2'?"),
+    (["model=minilmm"], "unknown model 'minilmm'; did you mean 'minilm'?"),
+    (["latency=slow"], "unknown latency 'slow'; choose from none, quick"),
+    (["ratio=1.2"], "ratio=1.2: the share to remove lies in [0, 1)"),
+    (["ratio=-0.1"], "ratio=-0.1: the share to remove"),
+    (["ratio=nan"], "ratio=nan: the share to remove"),
+    (["ratio=abc"], "ratio: Value 'abc' of type 'str' could not be converted to Float"),
+    (["ratio=null"], "ratio: "),
+    (["ratio=[0.5]"], "ratio: "),
+    (["ratio=0.3,0.5"], "several values in 'ratio=0.3,0.5' need -m"),
+    (["ratoi=0.5"], "unknown key 'ratoi'; did you mean 'ratio'?"),
+    (["seed=x"], "seed: Value 'x'"),
+    (["seed=1.5"], "seed: Value '1.5'"),
+    (["seed=-1"], "seed=-1: a whole number"),
+    (["unit=flop"], "unit=flop; did you mean 'flops'?"),
+    (["unit=latency"], "unit=latency is not there yet; choose from flops, params"),
+    (["unit=weights"], "unit=weights is not there yet"),
+    (["precision=bf16"], "precision=bf16 is not there yet"),
+    (["save=x"], "save= is not there yet"),
+    (["recover=x"], "recover= is not there yet"),
+    (["model.weights=random"], "model.weights= is not there yet"),
+    (["threads=0"], "threads=0: at least 1"),
+    (["calibration.sampler=token"], "calibration.sampler=token; did you mean 'tokens'?"),
+    (["calibration.token=5"], "unknown key 'calibration.token'; did you mean 'tokens'?"),
+    (["calibration.tokens=0"], "calibration.tokens=0: at least 1"),
+    (["calibration=5"], "calibration: "),
+    (["method=kprune", "method.lamda_rep=1"], "unknown key 'method.lamda_rep'; did you mean 'lambda_rep'?"),
+    (["method=kprune", "+method.lamda_rep=1"], "method kprune has no field 'lamda_rep'; did you mean 'lambda_rep'?"),
+    (["method=kprune", "method.temperature=hot"], "method.temperature='hot': expected a number, for example 2.0"),
+    (["method=kprune", "method.tuning=3"], "method.tuning=3: expected true or false, for example True"),
+    (["method=kprune", "method.tuning=null"], "method.tuning=None: expected true or false, for example True"),
+    (["method=kprune", "method.mu=true"], "method.mu=True: expected a number or a word, for example 64.0"),
+    (["method=kprune", "method.mu=heads", "task=mrpc", "model=tiny-random"], "method kprune: mu=heads: a number or head_dim"),
+    (["method=random", "method.allocation=gobal", "task=mrpc", "model=tiny-random"], "method random: allocation=gobal"),
+    (["model.arch.head=7"], "model.arch.head: "),
+    (["task.length=long"], "task.length: "),
+    (["+task.colour=red"], "unknown key 'task.colour'"),
+    (["device=cuda"], "device=cuda: this PyTorch has no CUDA support"),
+    (["device=tpu"], "device=tpu; did you mean 'cpu'?"),
+    (["task=sst2", "model=tiny-random"], "no data for task sst2: $BENCH_DATA/sst2/train.parquet and validation.parquet (not found)"),
+    (["model=bert-base", "task=mrpc"], "no checkpoint of bert-base for mrpc here, and the hub is not reachable"),
+    (["model.path=nowhere", "task=mrpc"], "nowhere is not a checkpoint: it has no config.json"),
+    (["--nonsense"], "unrecognized arguments: --nonsense"),
+    (["key='unclosed"], 'cannot read "key=\'unclosed": quote a value'),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), ERRORS, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_an_error_is_one_sentence_and_nothing_is_written(bench, tmp_path, words, sentence):
+    extra = {} if "device=cuda" not in words else {"CUDA_VISIBLE_DEVICES": ""}
+    done = bench(*words, env=extra)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(tmp_path.glob("results*")), "something was written"
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_results_that_cannot_be_written(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    for folder, words in ((tmp_path / "file", "it is a file"), (tmp_path / "file" / "below", "is a file"), (closed, "is read-only")):
+        done = bench(*SMALL, f"results={folder}")
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def loaded_by(words, env):
+    code = "import sys, runpy\nsys.argv = ['bench', *sys.argv[1:]]\ntry:\n    runpy.run_module('bench', run_name='__main__')\n"
+    code += "except SystemExit:\n    pass\n"
+    code += "print(sorted({'torch', 'transformers', 'datasets', 'evaluate'} & set(sys.modules)), file=sys.stderr)"
+    settings = {**os.environ, **env}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=settings, cwd=ROOT, check=False)
+    return done.stderr.strip().splitlines()[-1], done
+
+
+def test_help_errors_and_stored_results_do_not_import_torch(bench, shared, tmp_path):
+    first = bench("method=random", *SMALL)
+    assert first.returncode == 0, first.stderr
+    env = {"BENCH_DATA": str(shared / "data"), "BENCH_CACHE": str(shared / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    for words in (["--help"], ["ratio=2"], ["method=random", *SMALL]):
+        loaded, done = loaded_by(words, env)
+        assert loaded == "[]", (words, loaded)
+        if words[0] == "method=random":
+            assert "stored already" in done.stderr
+
+
+def test_help_shows_choices_and_what_to_type(bench):
+    text = bench("--help").stdout
+    for word in ("kprune", "kwon", "magnitude", "sst2", "mpnet-base", "python -m bench -m", "BENCH_DATA", "legacy"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_run_leaves_a_record_a_table_and_an_answer(bench, tmp_path):
+    words = ["method=kprune", "task=mrpc", "model=tiny-random", "calibration.tokens=800", "threads=1", "latency.min_seconds=0.2"]
+    done = bench(*words)
+    assert done.returncode == 0, done.stderr
+    (entry,) = results(tmp_path).records
+    record = entry.record
+    for word in ("kprune", "mrpc", f"{record['dense']['score']:.2f}", f"{record['latency']['headline']['speedup']:.2f}", "record.json"):
+        assert word in done.stdout
+    assert record["status"] == "ok"
+    assert record["pruned"]["flops_kept"] <= 0.5 * (1 + 1e-9)
+    assert record["pruned"]["mask_error"] < 1e-4
+    assert set(record["prune"]["stages"]) == {"measure", "search", "tune"}
+    assert record["command"] == " ".join(["python -m bench", *words])
+    assert str(tmp_path) not in (entry.folder / "record.json").read_text()
+    arrays = entry.arrays()
+    assert arrays["logits_dense"].shape == arrays["logits_pruned"].shape == (60, 2)
+    assert (arrays["logits_pruned"].argmax(1) == arrays["gold"]).mean() * 100 == pytest.approx(record["pruned"]["score"])
+    assert (arrays["heads"] != 0).sum(1).tolist() == record["pruned"]["heads"]
+    again = bench("method=kprune", "task=mrpc", "model=tiny-random", "calibration.tokens=800", "threads=1")
+    assert "stored already" in again.stderr
+    assert len(results(tmp_path).records) == 1
+    shown = bench("results", module="bench.show")
+    assert "kprune" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+
+
+def test_a_rerun_gives_identical_masks_and_scores(bench, tmp_path):
+    for _ in range(2):
+        assert bench("method=kwon", *SMALL, "rerun=true").returncode == 0
+    folders = sorted((tmp_path / "results").rglob("record.json"))
+    first, second = (store.read(file.parent) for file in folders)
+    assert first.record["pruned"]["score"] == second.record["pruned"]["score"]
+    for name in ("heads", "neurons", "logits_pruned"):
+        assert np.array_equal(first.arrays()[name], second.arrays()[name])
+    assert results(tmp_path).superseded == 1
+
+
+def test_a_sweep_goes_on_after_refused_and_failing_cells(bench, tmp_path):
+    """Refused cells are told, a method that calls sys.exit or panics leaves a failed record, the table shows all."""
+    plug = tmp_path / "plug"
+    (plug / "conf" / "method").mkdir(parents=True)
+    (plug / "bad.py").write_text(
+        "import sys\nfrom dataclasses import dataclass\nfrom bench.method import Method\n"
+        "class Panic(BaseException):\n    pass\n"
+        "@dataclass\nclass Bad(Method):\n    how: str = 'exit'\n    def prune(self, model, calibration, budget):\n"
+        "        if self.how == 'exit':\n            sys.exit(0)\n        raise Panic('native code')\n"
+    )
+    for how in ("exit", "panic"):
+        (plug / "conf" / "method" / f"{how}.yaml").write_text(f"_target_: bad.Bad\nhow: {how}\n")
+    words = [f"hydra.searchpath=[file://{plug}/conf]", "-m", "method=exit,panic,magnitude,dense", "ratio=0.5,1.5", *SMALL]
+    done = bench(*words, env={"PYTHONPATH": f"{ROOT}:{plug}"})
+    assert done.returncode == 1
+    assert done.stdout.count("refused: ") == 4
+    statuses = {entry.record["method"]["name"]: entry.record["status"] for entry in results(tmp_path).records}
+    assert statuses == {"exit": "failed", "panic": "failed", "magnitude": "ok", "dense": "skipped"}
+    failed = next(entry.record for entry in results(tmp_path).records if entry.record["method"]["name"] == "panic")
+    assert "Panic: native code" in failed["reason"]
+    assert "Traceback" not in done.stderr
+    assert re.search(r"magnitude.*\d\d\.\d\d", done.stdout)
+    assert "dense prunes nothing" in done.stdout
+    alone = bench(f"hydra.searchpath=[file://{plug}/conf]", "method=panic", *SMALL, env={"PYTHONPATH": f"{ROOT}:{plug}"})
+    assert alone.returncode == 1
+    assert "the stored run failed" in alone.stderr
+
+
+def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
+    plug = tmp_path / "plug"
+    (plug / "conf" / "method").mkdir(parents=True)
+    (plug / "slow.py").write_text(
+        "import time\nfrom dataclasses import dataclass\nfrom bench.method import Method\n@dataclass\nclass Slow(Method):\n"
+        "    def prune(self, model, calibration, budget):\n        print('now', flush=True)\n        time.sleep(60)\n"
+    )
+    (plug / "conf" / "method" / "slow.yaml").write_text("_target_: slow.Slow\n")
+    env = {**os.environ, "BENCH_DATA": str(shared / "data"), "BENCH_CACHE": str(shared / "cache")}
+    env |= {"BENCH_RESULTS": str(tmp_path / "results"), "PYTHONPATH": f"{ROOT}:{plug}", "TMPDIR": str(tmp_path)}
+    words = [f"hydra.searchpath=[file://{plug}/conf]", "-m", "method=random,slow,magnitude", *SMALL]
+    command = [sys.executable, "-m", "bench", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - start < 20
+    assert "random" in out
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert [entry.record["method"]["name"] for entry in results(tmp_path).records] == ["random"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("prunebench")], "the sweep's folder is left"
+
+
+def test_paths_with_any_characters_work_through_the_environment(bench, shared, tmp_path):
+    strange = tmp_path / "data [1] = ünï,код {x}"
+    strange.mkdir()
+    (strange / "mrpc").symlink_to(shared / "data" / "mrpc")
+    out = tmp_path / "out [2] = $HOME 'q'"
+    done = bench("method=random", *SMALL, env={"BENCH_DATA": str(strange), "BENCH_RESULTS": str(out), "LC_ALL": "C"})
+    assert done.returncode == 0, done.stderr
+    assert len(store.load(out).records) == 1
+
+
+def from_docs(tmp_path):
+    """The files and commands of docs/adding.md."""
+    text = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    for name, content in re.findall(r"^`(mine/[^`]+)`\n\n```\w+\n(.*?)```$", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return re.findall(r"^```bash\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_a_method_of_ones_own_as_the_docs_show(bench, tmp_path):
+    command = from_docs(tmp_path)[0]
+    assert "PYTHONPATH=mine" in command
+    assert "'hydra.searchpath=[file://mine/conf]' method=early-layers ratio=0.3" in command
+    words = ["hydra.searchpath=[file://mine/conf]", "method=early-layers", "ratio=0.3", *SMALL]
+    done = bench(*words, env={"PYTHONPATH": f"{ROOT}:mine"})
+    assert done.returncode == 0, done.stderr
+    (entry,) = results(tmp_path).records
+    assert entry.record["method"] == {"name": "early-layers", "allocation": "global", "slope": 1.0}
+    assert entry.record["pruned"]["neurons"][0] == 64 > entry.record["pruned"]["neurons"][1]
+    wrong = bench(words[0], words[1], "method.slop=2", env={"PYTHONPATH": f"{ROOT}:mine"})
+    assert "unknown key 'method.slop'; did you mean 'slope'?" in wrong.stderr
+
+
+def test_a_task_of_ones_own_as_the_docs_show(bench, tmp_path):
+    command = from_docs(tmp_path)[1]
+    assert "BENCH_DATA=mine/data python -m bench 'hydra.searchpath=[file://mine/conf]' task=headlines" in command
+    folder = tmp_path / "mine" / "data" / "headlines"
+    folder.mkdir(parents=True)
+    for split, extra in (("train", "won"), ("validation", "lost")):
+        headlines = [f"team {i} {extra}" if i % 2 else f"shares {i} {extra}" for i in range(40)]
+        pq.write_table(pa.table({"headline": headlines, "section": ["business", "sport"] * 20}), folder / f"{split}.parquet")
+    yaml = tmp_path / "mine" / "conf" / "task" / "headlines.yaml"
+    assert "label: section" in yaml.read_text()
+    words = ["hydra.searchpath=[file://mine/conf]", "task=headlines", "method=random", "model=tiny-random", "latency=none", "threads=1"]
+    done = bench(*words, env={"BENCH_DATA": "mine/data"})
+    assert done.returncode == 0, done.stderr
+    (entry,) = results(tmp_path).records
+    assert entry.record["task"] == "headlines"
+    assert entry.record["calibration"]["examples"] == 40
+
+
+def test_a_checkpoint_of_ones_own(bench, shared, tmp_path):
+    assert bench("method=random", *SMALL).returncode == 0
+    key = results(tmp_path).records[-1].record["dense"]["checkpoint"]["source"].removeprefix("tuned:")
+    (tuned,) = (shared / "cache" / "tuned").glob(f"{key}*")
+    done = bench("method=random", *SMALL, f"model.path={tuned}", "seed=1")
+    assert done.returncode == 0, done.stderr
+    record = results(tmp_path).records[-1].record
+    assert record["dense"]["checkpoint"]["source"] == "path"
+    assert "model.path" not in record["command"]
+
+
+def test_a_damaged_file_of_the_task_is_told(bench, tmp_path):
+    folder = tmp_path / "d" / "mrpc"
+    folder.mkdir(parents=True)
+    for split in ("train", "validation"):
+        (folder / f"{split}.parquet").write_bytes(b"PAR1 cut")
+    done = bench(*SMALL, env={"BENCH_DATA": str(tmp_path / "d")})
+    assert done.returncode == 1
+    assert "mrpc/train.parquet cannot be read as parquet" in done.stderr
+
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_yaml_has_every_field_with_its_default(name):
+    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    module, _, cls = fields.pop("_target_").rpartition(".")
+    found = getattr(pruning.importlib.import_module(module), cls)
+    defaults = {field.name: field.default for field in dataclasses.fields(found) if field.init}
+    assert fields == defaults
+    assert list(fields.values()) == list(defaults.values())
+    assert {key: type(value) for key, value in fields.items()} == {key: type(value) for key, value in defaults.items()}
+
+
+def test_show_without_records_says_what_to_do(bench, tmp_path):
+    done = bench("nowhere", module="bench.show")
+    assert done.returncode == 1
+    assert "nowhere is not a folder" in done.stderr
+    (tmp_path / "empty").mkdir()
+    assert "python -m bench makes the first" in bench("empty", module="bench.show").stderr
+
+
+def test_the_harness_names_no_method():
+    names = {"kprune", "kwon", "magnitude"}
+    for file in (ROOT / "bench").glob("*.py"):
+        code = re.sub(r'""".*?"""|#.*', "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not [name for name in names if name in code], file.name
+
+
+def test_json_of_a_record_is_plain(bench, tmp_path):
+    assert bench("method=random", *SMALL).returncode == 0
+    (entry,) = results(tmp_path).records
+    json.loads((entry.folder / "record.json").read_text(), parse_constant=lambda value: pytest.fail(f"{value} in the record"))
+    assert Path(entry.folder).parent.name == entry.record["machine"]["name"]
+
+
+def test_a_listed_hub_checkpoint_is_used_from_the_clients_cache(bench, shared, tmp_path):
+    """A stand-in for the hub: its client's cache holds a tiny model under the listed name; nothing is fetched."""
+    assert bench("method=random", *SMALL).returncode == 0
+    key = results(tmp_path).records[-1].record["dense"]["checkpoint"]["source"].removeprefix("tuned:")
+    (tuned,) = (shared / "cache" / "tuned").glob(f"{key}*")
+    repo = tmp_path / "hub" / "models--textattack--bert-base-uncased-MRPC"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(tuned, repo / "snapshots" / ("0" * 40))
+    words = ["method=random", "task=mrpc", "model=bert-base", "calibration.tokens=800", "latency=none", "threads=1"]
+    done = bench(*words, env={"HF_HUB_CACHE": str(tmp_path / "hub")})
+    assert done.returncode == 0, done.stderr
+    assert "the model's card claims 87.75" in done.stderr
+    record = results(tmp_path).records[-1].record
+    assert record["dense"]["checkpoint"]["source"] == "hub:textattack/bert-base-uncased-MRPC"
+    assert record["dense"]["expected"] == 87.75
+
+
+def test_the_wheel_carries_conf_and_works_outside_the_checkout(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "bench" / "conf" / "method" / "kprune.yaml").exists()
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    code = "import bench.files, runpy, sys\nprint(bench.files.CONF)\nsys.argv = ['bench', '--help']\n"
+    code += "runpy.run_module('bench', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert str(tmp_path / "site") in done.stdout
+    assert "kprune" in done.stdout
