@@ -29,8 +29,9 @@ class Encoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise UserError(f"{folder} holds no tokenizer that can be read: {str(error).splitlines()[0]}") from error
-        positions = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
-        self.max_length = min(task.max_length, self.tokenizer.model_max_length, positions - arch.position_offset)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        self.positions = int(config.max_position_embeddings) - arch.position_offset
+        self.max_length = min(task.max_length, self.tokenizer.model_max_length, self.positions)
 
     def encode(self, split: Split, rows: Sequence[int] | Rows) -> list[Encoded]:
         """The token ids (and masks) of some rows of a split, truncated, not padded."""

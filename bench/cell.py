@@ -69,8 +69,11 @@ def run_cell(run: Run) -> Outcome:
         UserError: something the user can mend; nothing is written.
     """
     results = config.check_results(run.keys.results)
+    dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
     checkpoint = dense.find(run, task_data)
+    if checkpoint is None:
+        dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["machine"] = {"name": machine.machine_name(run.device)}
     if checkpoint and not run.keys.rerun:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from bench.errors import UserError, nearest
 
@@ -242,8 +242,10 @@ def typed(cls: type[T], given: Any, where: str) -> T:
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key or ''}".strip(".")
         if isinstance(error, ConfigKeyError):
-            known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+            known = [str(name) for name in error.parent_node or ()]
             raise UserError(f"unknown key '{key}'{nearest(key.rsplit('.', 1)[-1], known)}") from error
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(f"{key} is missing") from error
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     return built  # type: ignore[return-value]
 

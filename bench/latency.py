@@ -17,11 +17,16 @@ RESAMPLES = 2000
 
 
 @torch.no_grad()
-def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, device: str) -> dict[str, Any]:
-    """The record's `latency`: speedup is the median of the per-round ratios dense / pruned, with a 95 % interval."""
+def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
+    """The record's `latency`, at most at `positions` tokens.
+
+    The speedup is the median of the per-round ratios dense / pruned, with a 95 % interval.
+    """
     if plan.plan == "none":
         return {"plan": "none", "headline": None, "grid": [], "notes": []}
-    batch = _inputs(dense, plan, device)
+    length = min(plan.length, positions)
+    batch = _inputs(dense, plan.batch, length, device)
+    say(f"timing dense against pruned, batch {plan.batch}, length {length}")
     run_dense, run_pruned = _timer(dense, batch, device), _timer(pruned, batch, device)
     for _ in range(WARM_UP):
         run_dense(), run_pruned()
@@ -30,7 +35,7 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, device: str)
     low, high = interval(ratios)
     point = {
         "batch": plan.batch,
-        "length": plan.length,
+        "length": length,
         "dtype": "float32",
         "mode": "eager",
         "rounds": len(times),
@@ -43,11 +48,11 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, device: str)
     return {"plan": plan.plan, "headline": point, "grid": [point], "notes": []}
 
 
-def _inputs(module: nn.Module, plan: LatencyPlan, device: str) -> dict[str, torch.Tensor]:
+def _inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
     """Full-length examples of ordinary token ids; no padding."""
     config: Any = module.config
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, config.vocab_size, (plan.batch, plan.length), generator=generator)
+    ids = torch.randint(5, config.vocab_size, (batch, length), generator=generator)
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
 
 
@@ -72,7 +77,6 @@ def _timer(module: nn.Module, batch: dict[str, torch.Tensor], device: str) -> Ca
 
 def _rounds(dense: Callable[[], float], pruned: Callable[[], float], plan: LatencyPlan) -> NDArray[np.float64]:
     """Seconds [rounds, 2] of dense and pruned; the order is flipped in every round."""
-    say(f"timing dense against pruned, batch {plan.batch}, length {plan.length}")
     times: list[tuple[float, float]] = []
     start = time.perf_counter()
     while True:

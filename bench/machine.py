@@ -21,7 +21,7 @@ def resolve_device(wanted: str) -> str:
     Raises:
         UserError: cuda is asked for and not there.
     """
-    there = _cuda_devices() > 0
+    there = bool(_cuda_devices())
     if wanted == "cuda" and not there:
         why = "this PyTorch has no CUDA support" if not _torch_has_cuda() else "no CUDA device answers"
         raise UserError(f"device=cuda: {why}; use device=cpu")
@@ -37,18 +37,22 @@ def _torch_has_cuda() -> bool:
 
 
 @cache
-def _cuda_devices() -> int:
-    """The number of CUDA devices, from the driver's library; 0 where torch could not use them."""
+def _cuda_devices() -> list[str]:
+    """The names of the CUDA devices, from the driver's library; none where torch could not use them."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not _torch_has_cuda():
-        return 0
+        return []
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
+        return []
+    count, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return []
+    names = []
+    for device in range(count.value):
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return names
 
 
 def usable_cores() -> int:
@@ -88,9 +92,7 @@ def has_bf16(device: str) -> bool:
 def machine_name(device: str) -> str:
     """A short stable name such as `xeon-2c-amx` or `h200`: timings of different hardware never share one."""
     if device == "cuda":
-        import torch
-
-        name = re.sub(r"nvidia|geforce|tesla|graphics|gpu", "", torch.cuda.get_device_name(0), flags=re.IGNORECASE)
+        name = re.sub(r"nvidia|geforce|tesla|graphics|gpu", "", _cuda_devices()[0], flags=re.IGNORECASE)
         return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     name, flags = _cpu()
     brands = r"(xeon|epyc|ryzen|core|opteron|graviton|neoverse|apple m\d+|arm|aarch64)"
@@ -112,9 +114,7 @@ def describe(device: str, threads: int, load: float) -> dict[str, Any]:
     """The record's `machine`."""
     gpu = driver = None
     if device == "cuda":
-        import torch
-
-        gpu = torch.cuda.get_device_name(0)
+        gpu = _cuda_devices()[0]
         version = Path("/proc/driver/nvidia/version")
         found = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", version.read_text()) if version.exists() else None
         driver = found.group(1) if found else None

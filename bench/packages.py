@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.files import CONF, cache_folder, digest, whole_folder
 from bench.stages import progress, say
 
-CONNECT_SECONDS = 3
+CONNECT_SECONDS = 2
 
 
 def folder(name: str, base: Base) -> Path:

@@ -68,7 +68,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 6. Latency: dense and shrunk in strict alternation.
         with stage("latency"):
-            record["latency"] = latency.compare(dense.module, small, run.keys.latency, run.device)
+            record["latency"] = latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
         record["seconds"] |= seconds
     return {
         "gold": data.validation.labels,

