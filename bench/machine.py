@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,26 @@ def machine_name(device: str) -> str:
 def load_per_core(seconds: float = 0.3) -> float:
     """Other work on the machine, per core, over a moment in which this process sleeps."""
     return round(psutil.cpu_percent(interval=seconds) / 100, 2)
+
+
+class OtherWork:
+    """Work of other processes between its making and `per_core`, as a share of every core."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """The clock, and busy seconds of the whole machine and of this process."""
+        machine, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        # getattr: not every system counts waiting for disks, or time stolen by a hypervisor
+        busy = machine.user + machine.system + getattr(machine, "nice", 0.0) + getattr(machine, "irq", 0.0)
+        return time.monotonic(), busy + getattr(machine, "softirq", 0.0), own.user + own.system
+
+    def per_core(self) -> float:
+        """0: the machine was ours; 1: every core was also wanted by somebody else."""
+        clock, busy, own = (after - before for after, before in zip(self._now(), self.start, strict=True))
+        return max(0.0, busy - own) / max(clock, 1e-9) / (psutil.cpu_count() or 1)
 
 
 def describe(device: str, threads: int, load: float) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from bench.budget import Budget
 from bench.calibration import Calibration
 from bench.config import Run
 from bench.errors import UserError
+from bench.machine import OtherWork
 from bench.masks import Masks
 from bench.method import Method
 from bench.model import Batch, PrunableModel
 from bench.stages import collect, synchronize
 
 WARM_UP_BATCHES = 2
+BUSY = 0.1  # other work per core from which on a record says so
 PASS_SECONDS, PASS_BATCHES, PASS_STOP, PASS_LEAST = 2.0, 8, 20.0, 4
 
 
@@ -70,11 +72,12 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     gc.collect()
     with peak_memory(model.device) as peak, collect() as stages:
         synchronize()
-        start = time.perf_counter()
+        others, start = OtherWork(), time.perf_counter()
         with torch.set_grad_enabled(method.gradients):
             masks = method.prune(model, seen, budget)
         synchronize()
         seconds = time.perf_counter() - start
+        busy = others.per_core()
     timed += _time_batches(dense, halves[1])
     masks.check(model.shape)
     if not budget.fits(budget.cost(masks)):
@@ -86,7 +89,7 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
         "peak_bytes": peak(),
         "pass_seconds": pass_seconds,
         "passes": seconds / pass_seconds,
-        "notes": method.notes,
+        "notes": method.notes + ([f"other work on the machine while pruning: {busy:.2f} per core"] if busy > BUSY else []),
     }
     return Pruning(masks, PrunableModel(model.module, model.arch), cost)
 

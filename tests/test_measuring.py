@@ -1,9 +1,12 @@
 """Metrics, paired timing, the pass, stages, the machine."""
 
+import os
+import subprocess
 import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy import stats
@@ -173,6 +176,21 @@ def test_the_machine_has_a_short_stable_name():
     described = machine.describe("cpu", 1, 0.0)
     assert described["name"] == name
     assert described["gpu"] is None
+
+
+def test_other_work_is_seen_and_own_is_not():
+    code = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    rival = subprocess.Popen([sys.executable, "-c", code])
+    others = machine.OtherWork()
+    time.sleep(0.6)
+    assert others.per_core() > 0.3 / (os.cpu_count() or 1)
+    rival.wait()
+    mine = machine.OtherWork()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    busy = psutil.cpu_percent(interval=0.2) / 100
+    assert mine.per_core() < busy + 0.3, "own work counts as that of others"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity and control groups")
