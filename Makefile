@@ -22,7 +22,7 @@ demo: setup  ## the main job on the embedded default: fine-tune once, prune by K
 	$(BIN)/python -m bench
 
 test: setup  ## the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-long: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m long

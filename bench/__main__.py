@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from typing import Any, NoReturn
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, we say them in a sentence
@@ -18,28 +19,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.errors import UserError, nearest
+from bench.errors import UserError, first_line, nearest
 from bench.files import CONF
 
 GROUPS = ("method", "task", "model", "latency")
-_outcomes: list[Any] = []  # of a single run: its outcome, or the UserError that refused it
+_outcomes: list[Any] = []  # of a single run: its outcome, or the error that refused it
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
     """One cell; in a multirun an error is noted, and the sweep goes on."""
     from bench import show, store, sweep
-    from bench.cell import Outcome, resolve, run_cell
+    from bench.cell import Outcome
 
     job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)  # type: ignore[assignment]
     try:
-        outcome = run_cell(resolve(cfg, dict(job.runtime.choices), _method_yaml(job), overrides))
-    except UserError as error:
+        outcome = _run(cfg, job, overrides)
+    except Exception as error:
         if job.mode != RunMode.MULTIRUN:
             _outcomes.append(error)  # raised to Hydra it would be told twice
             return
-        outcome = Outcome("refused", None, str(error))
+        outcome = Outcome("refused", None, explain(error, overrides))
     if job.mode == RunMode.MULTIRUN:
         sweep.note(job.sweep.dir, job.job.num, " ".join(overrides), outcome)
         return
@@ -49,11 +50,19 @@ def _job(cfg: DictConfig) -> None:
         print(f"record: {outcome.folder / 'record.json'}")
 
 
-def _method_yaml(job: Any) -> dict[str, Any]:
+def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
+    from bench.cell import resolve, run_cell
+
+    choices = {group: job.runtime.choices.get(group) for group in GROUPS}
+    return run_cell(resolve(cfg, choices, _method_yaml(job, choices["method"]), overrides))
+
+
+def _method_yaml(job: Any, name: str | None) -> dict[str, Any]:
     """The method's fields as its YAML has them, without what the command line sets."""
-    search = [word for word in job.overrides.hydra if word.startswith("hydra.searchpath")]
-    composed = _compose([*search, f"method={job.runtime.choices.method}"])
-    return OmegaConf.to_container(composed.method, resolve=True)  # type: ignore[return-value]
+    words: list[str] = OmegaConf.to_container(job.overrides.hydra, resolve=False)  # type: ignore[assignment]
+    search = [word for word in words if word.startswith("hydra.searchpath")]
+    node = _compose([*search, f"method={name}"]).get("method") if name else None
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}  # type: ignore[return-value]
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -64,22 +73,27 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 
 def explain(error: Exception, words: list[str]) -> str:
-    """One sentence for what Hydra and OmegaConf say in many lines."""
+    """One sentence for what went wrong before a run began; Hydra and OmegaConf say it in many lines."""
     text = str(error)
+    if isinstance(error, UserError):
+        return text
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if options := getattr(error, "options", None):
         group, _, name = (getattr(error, "missing_cfg_file", None) or "").rpartition("/")
         return f"unknown {group} {name!r}{nearest(name, options)}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown key '{found.group(1)}'{nearest(*_neighbours(found.group(1), words))}"
-    if found := re.search(r"Key '([^']+)' is not in struct", text):
-        return f"unknown key '{found.group(1)}'{nearest(*_neighbours(found.group(1), words))}"
+    if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = found.group(1) or found.group(2)
+        return f"unknown key '{key}'{nearest(*_neighbours(key, words))}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"several values in '{found.group(1)}' need -m, which runs one cell for each"
+    if found := re.search(r"hydra.searchpath in \S+, path=(\S+) is not available", text):
+        return f"hydra.searchpath: {found.group(1)} is not there"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: quote a value with special characters, as in 'key=\"value\"'"
-    return text.strip().splitlines()[0]
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}; hydra.verbose=true shows where"
 
 
 def _neighbours(key: str, words: list[str]) -> tuple[str, list[str]]:
@@ -91,7 +105,7 @@ def _neighbours(key: str, words: list[str]) -> tuple[str, list[str]]:
         initialize_config_dir(version_base="1.3", config_dir=str(CONF))
     try:
         node: Any = _compose(groups)
-    except (HydraException, OmegaConfBaseException):
+    except Exception:  # what is wrong with these is told when they are used
         node = _compose([])
     place, _, last = key.rpartition(".")
     for part in filter(None, place.split(".")):
@@ -109,6 +123,7 @@ def main() -> int:
     """Run the command line. 0: all cells ok or skipped; 1: an error, told in a sentence; 130: interrupted."""
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing half written
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")
     verbose = any(word.startswith("hydra.verbose=") for word in sys.argv)
     try:
         parser = get_args_parser()
@@ -117,20 +132,20 @@ def main() -> int:
         sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # argparse wants them first
         parser.parse_args()
         _job()
-        if _outcomes and isinstance(_outcomes[0], UserError):
+        if _outcomes and isinstance(_outcomes[0], Exception):
             raise _outcomes.pop()
         code = 0
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         code = 130
-    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except Exception as error:
         if verbose:
             raise
-        print(str(error) if isinstance(error, UserError) else explain(error, sys.argv[1:]), file=sys.stderr)
+        print(explain(error, sys.argv[1:]), file=sys.stderr)
         code = 1
     from bench import sweep
 
-    complete = sweep.finish()
+    complete = sweep.finish(interrupted=bool(code))
     failed = any(outcome.status == "failed" for outcome in _outcomes)
     return code or int(failed or not complete)
 

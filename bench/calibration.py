@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.config import Arch, CalibrationPlan, Task
 from bench.data import Split
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.model import Batch, inputs_of
 
 Rows = NDArray[np.intp]
@@ -27,18 +27,20 @@ class Encoder:
 
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            self.positions = int(config.max_position_embeddings) - arch.position_offset
+            self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))
+            self.inputs = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]
         except Exception as error:
-            raise UserError(f"{folder} holds no tokenizer that can be read: {str(error).splitlines()[0]}") from error
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        self.positions = int(config.max_position_embeddings) - arch.position_offset
-        self.max_length = min(task.max_length, self.tokenizer.model_max_length, self.positions)
+            raise UserError(f"{folder} holds no tokenizer that can be read: {type(error).__name__}: {first_line(error)}") from error
+        if "attention_mask" not in self.inputs or self.tokenizer.pad_token_id is None or self.max_length < 3:
+            raise UserError(f"{folder}: its tokenizer gives no attention mask, has no padding token, or no room for a text")
 
     def encode(self, split: Split, rows: Sequence[int] | Rows) -> list[Encoded]:
         """The token ids (and masks) of some rows of a split, truncated, not padded."""
         texts = [[column[row] for row in rows] for column in split.texts]
         coded = self.tokenizer(*texts, truncation=True, padding=False, max_length=self.max_length)
-        names = [name for name in self.tokenizer.model_input_names if name in coded]
-        return [{name: coded[name][i] for name in names} for i in range(len(rows))]
+        return [{name: coded[name][i] for name in self.inputs} for i in range(len(rows))]
 
     def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
         """Pad on the right to the longest example: int64 tensors [B, T], labels [B]."""
@@ -82,7 +84,7 @@ class Calibration:
 def draw(plan: CalibrationPlan, task: Task, train: Split, encoder: Encoder, seed: int, device: str) -> Calibration:
     """The calibration sample of a (task, seed): the same examples for every method, only from train."""
     if plan.sampler == "legacy":
-        rows = legacy_rows(len(train), plan.examples or int(plan.tokens / task.length), seed)
+        rows = legacy_rows(len(train), plan.examples or max(1, int(plan.tokens / task.length)), seed)
         examples = encoder.encode(train, rows)
     else:
         rows, examples = _token_sample(plan, train, encoder, seed)

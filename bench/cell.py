@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from bench import config, data, dense, machine, record, store
+from bench import checks, config, data, dense, machine, record, store
 from bench.config import Keys, Model, Run, Task
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.method import Skip
 from bench.run import PROTOCOL, execute
 from bench.stages import say
@@ -29,23 +29,22 @@ class Outcome:
     reason: str | None = None
 
 
-def resolve(cfg: DictConfig, choices: dict[str, str], reference: dict[str, Any], overrides: list[str]) -> Run:
+def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str, Any], overrides: list[str]) -> Run:
     """A composed configuration as a checked run. `reference`: the method's YAML as it is without overrides.
 
     Raises:
         UserError: whatever the user got wrong in it.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    fields, task_fields, model_fields = (dict(plain.pop(group)) for group in ("method", "task", "model"))
-    names = {group: choices[group].rsplit("/", 1)[-1] for group in ("method", "task", "model")}
+    fields, task_fields, model_fields = (_group(plain, group) for group in ("method", "task", "model"))
+    names = {group: str(choices[group]).rsplit("/", 1)[-1] for group in ("method", "task", "model")}
     keys = config.typed(Keys, plain, "")
     task = config.typed(Task, task_fields, "task")
     model = config.typed(Model, model_fields, "model")
-    config.check_keys(keys)
-    config.check_task(names["task"], task)
-    config.check_method_fields(names["method"], fields, reference)
-    if model.weights is not None:
-        raise UserError("model.weights= is not there yet: leave it out")
+    checks.check_keys(keys)
+    checks.check_task(names["task"], task)
+    checks.check_model(names["model"], model)
+    checks.check_method_fields(names["method"], fields, reference)
     told = [word for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
     return Run(
         method=names["method"],
@@ -62,20 +61,29 @@ def resolve(cfg: DictConfig, choices: dict[str, str], reference: dict[str, Any],
     )
 
 
+def _group(plain: dict[str, Any], group: str) -> dict[str, Any]:
+    given = plain.pop(group, None)
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"{group}: no set of named fields; {group}=NAME chooses one, python -m bench --help shows them")
+    return given
+
+
 def run_cell(run: Run) -> Outcome:
     """Answer from the store, or run and leave a record.
 
     Raises:
         UserError: something the user can mend; nothing is written.
     """
-    results = config.check_results(run.keys.results)
-    dense.prefetch_base(run)
+    name = machine.machine_name(run.device)
+    results = checks.check_results(run.keys.results, name)
+    if run.task.build:  # takes long: what is missing is told before
+        dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
     checkpoint = dense.find(run, task_data)
     if checkpoint is None:
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     fresh = record.blank(run, task_data, PROTOCOL)
-    fresh["machine"] = {"name": machine.machine_name(run.device)}
+    fresh["machine"] = {"name": name, "threads": run.threads}
     if checkpoint and not run.keys.rerun:
         fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL)
         stored, reason = store.answer(results, fresh, run.threads)
@@ -100,7 +108,7 @@ def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: r
     except BaseException as error:  # a run survives its method, whatever that raises
         text = "".join(traceback.format_exception(error)).replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")
         fresh["reason"] = text
-        say(f"the run failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; the record has the traceback")
+        say(f"the run failed: {type(error).__name__}: {first_line(error)}; the record has the traceback")
     fresh["seconds"]["total"] = time.perf_counter() - start
     folder = store.write(results, fresh, arrays)
     return Outcome(fresh["status"], folder, fresh["reason"])

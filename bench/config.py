@@ -1,17 +1,14 @@
-"""A run as dataclasses, and the checks that come before anything heavy is imported."""
+"""A run as dataclasses, built from plain configuration with every key and kind of value checked."""
 
-import ast
-import importlib.util
 import math
-import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
-from bench.errors import UserError, nearest
+from bench.errors import UserError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -239,130 +236,24 @@ def typed(cls: type[T], given: Any, where: str) -> T:
     schema = OmegaConf.structured(cls)
     try:
         built = OmegaConf.to_object(OmegaConf.merge(schema, given))
-    except OmegaConfBaseException as error:
-        key = f"{where}.{error.full_key or ''}".strip(".")
+    except Exception as error:
+        key = f"{where}.{getattr(error, 'full_key', None) or ''}".strip(".")
         if isinstance(error, ConfigKeyError):
             known = [str(name) for name in error.parent_node or ()]
             raise UserError(f"unknown key '{key}'{nearest(key.rsplit('.', 1)[-1], known)}") from error
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{key} is missing") from error
-        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{key}: {first_line(error)}") from error
+    for key, value in _leaves(asdict(built), where):  # type: ignore[arg-type]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: expected a finite number")
     return built  # type: ignore[return-value]
 
 
-KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
-
-
-def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
-    """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it.
-
-    Where the method's source annotates a field with plain kinds (`float | str`) these count, else its YAML's default.
-
-    Raises:
-        UserError: an unknown field (with the nearest known one), or a value of another kind.
-    """
-    annotated = _annotations(str(reference.get("_target_", "")))
-    for key, value in given.items():
-        if key not in reference:
-            raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_'})}")
-        kinds = annotated.get(key) or {_kind(reference[key])}
-        if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
-            expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
-            raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-def _fits(value: Any, kinds: set[str]) -> bool:
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds)
-
-
-def _annotations(target: str) -> dict[str, set[str]]:
-    """The kinds that a class's source annotates its fields with, read by ast."""
-    module, _, name = target.rpartition(".")
-    try:
-        spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
-    except (ImportError, ValueError, OSError, SyntaxError):
-        return {}  # told when the method is imported
-    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    fields = [node for body in bodies for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
-
-
-def check_keys(keys: Keys) -> None:
-    """The values of the run's own keys.
-
-    Raises:
-        UserError: one sentence for the first value that cannot be used.
-    """
-    _choice("unit", keys.unit, {"flops", "params"}, later={"latency", "weights"})
-    _choice("precision", keys.precision, {"fp32"}, later={"bf16"})
-    _choice("device", keys.device, {"auto", "cpu", "cuda"})
-    _choice("latency", keys.latency.plan, {"none", "quick"}, later={"paper"})
-    _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
-    for later in ("recover", "save"):
-        if getattr(keys, later) is not None:
-            raise UserError(f"{later}= is not there yet: leave it out")
-    if not 0 <= keys.ratio < 1:
-        raise UserError(f"ratio={keys.ratio:g}: the share to remove lies in [0, 1), for example ratio=0.5")
-    if keys.seed < 0 or keys.seed >= 2**32:
-        raise UserError(f"seed={keys.seed}: a whole number from 0 to 2**32 - 1")
-    for name, value in asdict(keys.calibration).items():
-        if isinstance(value, int) and value < 1:
-            raise UserError(f"calibration.{name}={value}: at least 1")
-    for name, value in asdict(keys.latency).items():
-        if name != "plan" and value <= 0:
-            raise UserError(f"latency.{name}={value}: more than 0")
-    if keys.threads is not None and keys.threads < 1:
-        raise UserError(f"threads={keys.threads}: at least 1")
-
-
-def _choice(key: str, value: str, known: set[str], later: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    if value in later:
-        raise UserError(f"{key}={value} is not there yet; choose from {', '.join(sorted(known))}")
-    if value not in known:
-        raise UserError(f"{key}={value}{nearest(value, known)}")
-
-
-def check_task(name: str, task: Task) -> None:
-    """A task's YAML makes sense.
-
-    Raises:
-        UserError: an unknown metric, a score that is not measured, too many text columns.
-    """
-    known = {"accuracy", "f1", "pearson", "spearman"}
-    for metric in task.metrics:
-        _choice(f"task {name}: metrics", metric, known)
-    if task.score not in task.metrics:
-        raise UserError(f"task {name}: score={task.score} is not among its metrics{nearest(task.score, task.metrics)}")
-    if len(task.columns) not in (1, 2):
-        raise UserError(f"task {name}: columns has {len(task.columns)} entries, a model reads one text or a pair")
-    if task.length <= 0 or task.max_length < 3:
-        raise UserError(f"task {name}: length and max_length are numbers of tokens, more than 0 and at least 3")
-    if task.labels is not None and (len(task.labels) < 2 or len(set(task.labels)) < len(task.labels)):
-        raise UserError(f"task {name}: labels lists at least two different names, or is null for a regression")
-    if ("f1" in task.metrics) and task.outputs != 2:
-        raise UserError(f"task {name}: f1 is defined for two labels here")
-
-
-def check_results(folder: str) -> Path:
-    """The results folder can be written, or made; nothing is made yet.
-
-    Raises:
-        UserError: it is a file, or it or the folder above it is read-only.
-    """
-    path = Path(folder).expanduser()
-    above = path
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise UserError(f"results={folder}: {'it' if above == path else str(above)} is a file, not a folder")
-    # the mode is asked as well: to root every folder looks writable
-    if not os.access(above, os.W_OK | os.X_OK) or not above.stat().st_mode & 0o222:
-        raise UserError(f"results={folder}: {'it' if above == path else str(above)} is read-only")
-    return path
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every value that is no container, with its key."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{where}.{key}".strip("."))
+    else:
+        yield where, value

@@ -1,7 +1,5 @@
 """Task data: where the splits of a task are found, and what is checked in them. Imports neither torch nor transformers."""
 
-import importlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench import plugin
 from bench.config import Task
-from bench.errors import UserError, nearest
-from bench.files import cache_folder, digest, whole_folder
+from bench.errors import UserError, first_line, nearest
+from bench.files import cache_folder, digest, place, place_of, whole_folder
 from bench.hub import fetch_split
 
 
@@ -52,15 +51,16 @@ def load(name: str, task: Task) -> TaskData:
 
 
 def _find(name: str, task: Task) -> tuple[Path, str]:
-    root = os.environ.get("BENCH_DATA")
+    root = place_of("BENCH_DATA")
     if root:
-        folder = Path(root).expanduser() / name
-        if all((folder / f"{split}.parquet").is_file() for split in ("train", "validation")):
+        folder = place(root / name, "BENCH_DATA=")
+        lacking = [f"{split}.parquet" for split in ("train", "validation") if not (folder / f"{split}.parquet").is_file()]
+        if folder.is_dir() and lacking:
+            raise UserError(f"no data for task {name}: {folder} has no {' and no '.join(lacking)}")
+        if not lacking:
             return folder, "local"
     if task.build:
-        module, _, function = task.build.rpartition(".")
-        built: tuple[Path, str] = getattr(importlib.import_module(module), function)(cache_folder() / "data")
-        return built
+        return _built(name, task.build)
     if task.hub:
         folder = cache_folder() / "data" / "-".join(filter(None, (task.hub.path.replace("/", "-"), task.hub.name)))
         if folder.exists() or _fetch(task, folder):
@@ -68,6 +68,17 @@ def _find(name: str, task: Task) -> tuple[Path, str]:
     here = f"$BENCH_DATA/{name}/train.parquet and validation.parquet ({'not found' if root else 'BENCH_DATA is not set'})"
     there = f"the hub's {task.hub.path} (not reachable)" if task.hub else "no hub data set is named"
     raise UserError(f"no data for task {name}: {here}; {there}")
+
+
+def _built(name: str, target: str) -> tuple[Path, str]:
+    build = plugin.load(target, f"task {name}")
+    try:
+        folder, source = build(cache_folder() / "data")
+        return Path(folder), str(source)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"task {name}: {target} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _fetch(task: Task, folder: Path) -> bool:
@@ -99,9 +110,13 @@ def read_split(path: Path, task: Task) -> Split:
         for column in (*task.columns, task.label):
             if column not in schema.names:
                 raise UserError(f"{named} has no column {column!r}{nearest(column, schema.names)}")
+            if schema.names.count(column) > 1:
+                raise UserError(f"{named} has {schema.names.count(column)} columns named {column!r}, which of them is meant?")
         table = pq.read_table(path, columns=[*task.columns, task.label])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{named} cannot be read as parquet, it is truncated or damaged: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{named} cannot be read as parquet, it is truncated or damaged: {first_line(error)}") from error
     if not table.num_rows:
         raise UserError(f"{named} holds no rows")
     texts = [_texts(table[column], f"{named}: column {column!r}") for column in task.columns]
@@ -112,7 +127,19 @@ def _texts(column: pa.ChunkedArray, where: str) -> list[str]:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise UserError(f"{where} holds {column.type}, not text")
     _no_nulls(column, where)
-    return column.to_pylist()  # type: ignore[no-any-return]
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 in row {_first_undecodable(column)}") from error
+
+
+def _first_undecodable(column: pa.ChunkedArray) -> int:
+    for row, value in enumerate(column):
+        try:
+            value.as_py()
+        except UnicodeDecodeError:
+            return row
+    raise AssertionError("every row can be decoded")
 
 
 def _no_nulls(column: pa.ChunkedArray, where: str) -> None:
@@ -131,7 +158,7 @@ def _labels(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[np.int64
         values = column.to_numpy().astype(np.float64)
         return _all_rows(values, np.isfinite(values), where, "a finite number")
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        names = column.to_numpy()
+        names = np.array(_texts(column, where), dtype=object)
         index = {name: i for i, name in enumerate(task.labels)}
         indices = np.array([index.get(name, -1) for name in names], dtype=np.int64)
         _all_rows(names, indices >= 0, where, f"one of {', '.join(task.labels)}")

@@ -6,7 +6,6 @@ hub checkpoint that the model's YAML lists. Where none is found, bench.finetune 
 
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import asdict, dataclass
 from math import prod
@@ -16,8 +15,8 @@ from typing import Any
 from bench import hub, packages
 from bench.config import Arch, Run
 from bench.data import TaskData
-from bench.errors import UserError
-from bench.files import cache_folder, digest
+from bench.errors import UserError, first_line
+from bench.files import cache_folder, digest, place, place_of
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
@@ -44,13 +43,10 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
     Raises:
         UserError: a checkpoint is there, but damaged, of another architecture, or for another number of labels.
     """
-    root = os.environ.get("BENCH_MODELS")
     if run.model.path is not None:
-        return _checked(Path(run.model.path).expanduser(), "path", run)
-    if root:
-        folder = Path(root).expanduser() / run.model_name / run.task_name
-        if folder.exists():
-            return _checked(folder, f"models:{run.model_name}/{run.task_name}", run)
+        return _checked(place(run.model.path, "model.path="), "path", run)
+    if folder := _in_models(run):
+        return _checked(folder, f"models:{run.model_name}/{run.task_name}", run)
     key = tuned_key(run, data)
     if key and (tuned := tuned_folder(key)).exists():
         return _checked(tuned, f"tuned:{key[:12]}", run)
@@ -61,6 +57,13 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         where = "set model.path= or BENCH_MODELS, or use model=minilm, which comes from the package index"
         raise UserError(f"no checkpoint of {run.model_name} for {run.task_name} here, and the hub is not reachable; {where}")
     return None
+
+
+def _in_models(run: Run) -> Path | None:
+    """`$BENCH_MODELS/<model>/<task>`, where it is there."""
+    root = place_of("BENCH_MODELS")
+    folder = root and place(root / run.model_name / run.task_name, "BENCH_MODELS=")
+    return folder if folder and folder.exists() else None
 
 
 def fetch_base(run: Run) -> Path | None:
@@ -76,9 +79,8 @@ def fetch_base(run: Run) -> Path | None:
 
 def prefetch_base(run: Run) -> None:
     """On a machine where nothing can have been fine-tuned yet, get the packages before anything slow is begun."""
-    root = os.environ.get("BENCH_MODELS")
     known = run.model.path or run.task_name in run.model.checkpoints or (cache_folder() / "tuned").exists()
-    if run.model.base.packages and not known and not (root and (Path(root).expanduser() / run.model_name / run.task_name).exists()):
+    if run.model.base.packages and not known and not _in_models(run):
         fetch_base(run)
 
 
@@ -125,8 +127,15 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if index.is_file():
-        return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
+        shards = _json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(_plain_name(name) for name in shards.values()):
+            raise UserError(f"{index} does not say which file holds which weight")
+        return [folder / name for name in sorted(set(shards.values()))]
     return [folder / "pytorch_model.bin"] if (folder / "pytorch_model.bin").is_file() else []
+
+
+def _plain_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name) and Path(name).name == name
 
 
 def identity(folder: Path) -> str:
@@ -144,7 +153,7 @@ def check_folder(folder: Path, arch: Arch, outputs: int) -> None:
     Raises:
         UserError: one sentence for what is wrong with it.
     """
-    if not folder.is_dir() or not (folder / "config.json").is_file():
+    if not (place(folder / "config.json").is_file()):
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
     config = _json(folder / "config.json")
     if config.get("model_type") != arch.model_type:
@@ -169,8 +178,8 @@ def check_folder(folder: Path, arch: Arch, outputs: int) -> None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold an object")
     return content
@@ -193,11 +202,12 @@ def _safetensors_shapes(path: Path) -> dict[str, list[int]]:
             start, stop = entry["data_offsets"]
             if entry["dtype"] in width and stop - start != width[entry["dtype"]] * prod(entry["shape"]):
                 raise damaged
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shapes = {name: list(entry["shape"]) for name, entry in header.items()}
+    except Exception as error:  # anything may stand in a damaged header
         raise damaged from error
     if size != 8 + length + end:
         raise damaged
-    return {name: list(entry["shape"]) for name, entry in header.items()}
+    return shapes
 
 
 def _check_pickle(path: Path) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
@@ -17,14 +17,53 @@ def cache_folder() -> Path:
     """`$BENCH_CACHE`, else `prunebench` in the user's cache folder."""
     given = os.environ.get("BENCH_CACHE")
     if given:
-        return Path(given).expanduser()
+        return place(given, "BENCH_CACHE=")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunebench"
 
 
+def place(given: str | Path, key: str = "") -> Path:
+    """A path that a user named, `~` expanded; it may lead to nothing, but the way there can be looked at.
+
+    Raises:
+        UserError: there is no such user, a name is too long, a folder on the way is closed, a link leads nowhere.
+    """
+    try:
+        path = Path(given).expanduser()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{key}{str(given)[:80]}: {getattr(error, 'strerror', None) or first_line(error)}") from error
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{key}{given} is a link that leads nowhere")
+    return path
+
+
+def place_of(variable: str) -> Path | None:
+    """The folder that an environment variable names, if it is set.
+
+    Raises:
+        UserError: as `place`, or it is no folder.
+    """
+    if not os.environ.get(variable):
+        return None
+    path = place(os.environ[variable], f"{variable}=")
+    if not path.is_dir():
+        raise UserError(f"{variable}={path} is not a folder")
+    return path
+
+
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def whole_folder(target: Path, fill: Callable[[Path], None]) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import dense
+from bench import dense, score
 from bench.calibration import Encoder
 from bench.config import Model, Run
 from bench.data import Split, TaskData
@@ -62,23 +62,19 @@ def base_folder(run: Run) -> Path:
 
 def _with_new_head(run: Run, base: Path) -> Any:
     """The encoder's weights from the base, every one of them, and a new head."""
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from transformers import set_seed
 
     set_seed(SEED)
     labels = run.task.labels or ["score"]
-    module, info = AutoModelForSequenceClassification.from_pretrained(
+    module, lacking = score.load_module(
+        run,
         base,
-        num_labels=run.task.outputs,
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
         problem_type="single_label_classification" if run.task.labels else "regression",
-        dtype=torch.float32,
-        attn_implementation=run.model.attention,
-        output_loading_info=True,
-        local_files_only=True,
     )
     new = tuple(f"{name}." for name in run.model.arch.new_weights)
-    if lacking := sorted(name for name in info["missing_keys"] if not name.startswith(new)):
+    if lacking := [name for name in lacking if not name.startswith(new)]:
         raise UserError(f"the base of {run.model_name} lacks weights: {', '.join(lacking[:3])}")
     if run.model.tuning.freeze_embeddings:
         module.get_submodule(run.model.arch.embeddings).requires_grad_(False)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.config import HubData
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 PROBE_SECONDS = 2.0
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -62,7 +62,7 @@ def snapshot(repo: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except Exception as error:
-        raise UserError(f"the hub does not give {repo}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the hub does not give {repo}: {first_line(error)}") from error
 
 
 def fetch_split(data: HubData, split: str, target: Path) -> bool:
@@ -81,7 +81,7 @@ def fetch_split(data: HubData, split: str, target: Path) -> bool:
     except Exception as error:
         if not online:
             return False
-        raise UserError(f"the hub does not give {data.path} {data.name or ''} {split}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the hub does not give {data.path} {data.name or ''} {split}: {first_line(error)}") from error
     return True
 
 

@@ -1,7 +1,6 @@
 """The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
 
 import gc
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +11,11 @@ from typing import Any
 import psutil
 import torch
 
+from bench import plugin
 from bench.budget import Budget
 from bench.calibration import Calibration
 from bench.config import Run
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.machine import OtherWork
 from bench.masks import Masks
 from bench.method import Method
@@ -42,19 +42,15 @@ def instantiate(run: Run) -> Method:
     Raises:
         UserError: the target is not there, or is no method.
     """
-    module, _, name = run.method_target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"method {run.method}: cannot import {run.method_target}: {error}") from error
+    found = plugin.load(run.method_target, f"method {run.method}")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method {run.method}: {run.method_target} is no bench.method.Method")
     try:
         return found(**run.method_fields)
     except TypeError as error:
-        raise UserError(f"method {run.method}: its YAML does not fit {run.method_target}: {error}") from error
-    except ValueError as error:
-        raise UserError(f"method {run.method}: {error}") from error
+        raise UserError(f"method {run.method}: its YAML does not fit {run.method_target}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"method {run.method}: {first_line(error)}") from error
 
 
 def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget) -> Pruning:

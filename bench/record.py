@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import platform
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bench
+from bench import plugin
 from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 Record = dict[str, Any]
+SECTIONS = {  # the keys of the record's sections; always all present, null where not measured
+    "data": ("train", "validation", "source"),
+    "calibration": ("sampler", "examples", "tokens", "batch", "sha256"),
+    "dense": ("score", "metrics", "flops", "params", "checkpoint", "expected"),
+    "pruned": ("score", "metrics", "flops", "params", "flops_kept", "params_kept", "weights_kept", "heads", "neurons", "mask_error"),
+    "prune": ("seconds", "stages", "peak_bytes", "pass_seconds", "passes", "notes"),
+    "latency": ("plan", "headline", "grid", "notes"),
+    "seconds": ("total", "dense", "prune", "shrink", "score", "latency"),
+    "software": ("python", "torch", "transformers", "prunebench", "commit", "dirty", "method_source"),
+}
 
 
 def run_id(run: Run, checkpoint_sha256: str | None, protocol: int) -> str:
@@ -58,17 +68,37 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "recover": run.keys.recover,
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
-        "calibration": {"sampler": plan.sampler, "examples": None, "tokens": None, "batch": plan.batch, "sha256": None},
-        "dense": dict.fromkeys(("score", "metrics", "flops", "params", "checkpoint", "expected")),
-        "pruned": dict.fromkeys(
-            ("score", "metrics", "flops", "params", "flops_kept", "params_kept", "weights_kept", "heads", "neurons", "mask_error")
-        ),
-        "prune": {**dict.fromkeys(("seconds", "stages", "peak_bytes", "pass_seconds", "passes")), "notes": []},
+        "calibration": {**dict.fromkeys(SECTIONS["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
+        "dense": dict.fromkeys(SECTIONS["dense"]),
+        "pruned": dict.fromkeys(SECTIONS["pruned"]),
+        "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
         "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": []},
-        "seconds": dict.fromkeys(("total", "dense", "prune", "shrink", "score", "latency")),
+        "seconds": dict.fromkeys(SECTIONS["seconds"]),
         "machine": None,
         "software": software(run),
     }
+
+
+def is_whole(found: Any) -> bool:
+    """Whether parsed JSON is a record of this schema with every section, so that a reader can rely on its keys."""
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("status") not in ("ok", "skipped", "failed"):
+        return False
+    kinds: dict[str, Any] = {
+        "id": str,
+        "created": str,
+        "task": str,
+        "model": str,
+        "unit": str,
+        "ratio": int | float,
+        "seed": int,
+        "method": dict,
+        "machine": dict,
+    }
+    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        return False
+    if "name" not in found["method"] or not {"name", "threads"} <= set(found["machine"]):
+        return False
+    return all(isinstance(found.get(name), dict) and set(keys) <= set(found[name]) for name, keys in SECTIONS.items())
 
 
 def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score") -> Record:
@@ -137,10 +167,9 @@ def method_source(target: str) -> str:
     waiting, seen = [module], dict[str, str]()
     while waiting:
         name = waiting.pop()
-        spec = importlib.util.find_spec(name)
-        if name in seen or spec is None or spec.origin is None:
+        source = plugin.source(name)
+        if name in seen or source is None:
             continue
-        source = Path(spec.origin).read_text(encoding="utf-8")
         seen[name] = hashlib.sha256(source.encode()).hexdigest()
         if package:
             waiting += re.findall(rf"^from ({re.escape(package)}\.\w+) import", source, re.MULTILINE)

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bench.calibration import Encoder
 from bench.config import Run
 from bench.data import Split
 from bench.dense import Checkpoint
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.files import cache_folder
 from bench.model import PrunableModel
 from bench.stages import progress, say
@@ -41,23 +42,34 @@ def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
     Raises:
         UserError: a weight of the model is not in the file, or has another shape.
     """
+    module, lacking = load_module(run, checkpoint.folder)
+    if lacking:
+        raise UserError(f"{checkpoint.folder} lacks weights of the model: {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}")
+    _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
+    return PrunableModel(module.to(run.device), run.model.arch)
+
+
+def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
+    """A transformers folder as a classifier in float32, and the weights that it lacks or has in another shape.
+
+    Raises:
+        UserError: transformers cannot load it.
+    """
     from transformers import AutoModelForSequenceClassification
 
     try:
         module, info = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.folder,
+            folder,
             num_labels=run.task.outputs,
             dtype=torch.float32,
             attn_implementation=run.model.attention,
             output_loading_info=True,
             local_files_only=True,
+            **config,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{checkpoint.folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if lacking := sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]):
-        raise UserError(f"{checkpoint.folder} lacks weights of the model: {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}")
-    _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
-    return PrunableModel(module.to(run.device), run.model.arch)
+    except Exception as error:
+        raise UserError(f"{folder} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    return module, sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
 
 
 def output_labels(run: Run, checkpoint: Checkpoint) -> list[int]:
@@ -67,8 +79,8 @@ def output_labels(run: Run, checkpoint: Checkpoint) -> list[int]:
         if sorted(checkpoint.label_map) != list(range(run.task.outputs)):
             raise UserError(f"label_map={checkpoint.label_map} of {run.model_name} for {run.task_name} is no permutation of its labels")
         return checkpoint.label_map
-    named = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
-    if labels and len(named) == len(labels):
+    named = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8")).get("id2label")
+    if labels and isinstance(named, dict) and len(named) == len(labels):
         names = [_plain(str(named.get(str(i), i))) for i in range(len(labels))]
         if sorted(names) == sorted(map(_plain, labels)):
             return [list(map(_plain, labels)).index(name) for name in names]

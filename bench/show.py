@@ -1,6 +1,7 @@
 """Stored records as a table: `python -m bench.show results/`."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def row(record: Record) -> list[str]:
 
 
 HEADER = ["method", "task, model", "ratio", "seed", "dense", "pruned", "kept", "pruning", "passes", "speedup"]
+DISPENSABLE = ["passes", "kept", "seed", "dense"]  # in this order, where a terminal is narrow
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -38,18 +40,27 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """A table that fits the terminal; without one, 100 columns."""
+    """A table that fits the terminal; without one, 100 columns. What does not fit is left out, and told."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    shown, left_out = list(range(len(HEADER))), []
+    for name in DISPENSABLE:
+        if sum(widths[i] + 2 for i in shown) <= width:
+            break
+        shown.remove(HEADER.index(name))
+        left_out.append(name)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+    for i in shown:
+        table.add_column(HEADER[i], justify="left" if i < 2 else "right", overflow="fold")
     for cells in rows:
-        table.add_row(*cells)
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 100))
+        table.add_row(*(cells[i] for i in shown))
     Console(width=width, highlight=False, markup=False).print(table)
+    if left_out:
+        print(f"left out, this terminal is narrow: {', '.join(left_out)}")
 
 
 def show(stored: list[Stored]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import UserError
-from bench.record import SCHEMA, Record, strict
+from bench.record import Record, is_whole, strict
 
 PLANS = ("none", "quick", "paper")  # of latency, each holding what the one before it holds
 
@@ -93,8 +93,8 @@ def read(folder: Path) -> Stored:
         ValueError: it is not whole, or of another schema.
     """
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError("another schema")
+    if not is_whole(record):
+        raise ValueError("not a whole record of this schema")
     return Stored(record, folder)
 
 
@@ -108,7 +108,7 @@ def load(root: Path) -> Loaded:
             stored = read(folder)
             key = (stored.record["machine"]["name"], stored.record["id"])
             rank = _rank(stored)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError):
             broken.append(folder)
             continue
         count += 1
@@ -140,7 +140,7 @@ def answer(root: Path, fresh: Record, threads: int) -> tuple[Stored | None, str 
         if re.search(rf"-{fresh['id']}-\d+$", folder.name):
             try:
                 candidates.append(read(folder))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue
     reason = None
     for stored in sorted(candidates, key=_rank, reverse=True):

@@ -1,7 +1,7 @@
 """What a multirun needs beside its cells: notes of how each ended, and one table over all of them at the end."""
 
 import json
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from bench import show, store
 from bench.cell import Outcome
 
-_folder: Path | None = None
+_running: "Sweep | None" = None
 
 
 def note(folder: str, job: int, name: str, outcome: Outcome) -> None:
@@ -22,28 +22,53 @@ def note(folder: str, job: int, name: str, outcome: Outcome) -> None:
     (path / f"cell-{job:06d}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def finish() -> bool:
-    """Print the table of the multirun that has run in this process, if any; whether all its cells are ok or skipped."""
-    global _folder
-    if _folder is None:
-        return True
-    notes = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(_folder.glob("cell-*.json"))]
-    stored = [store.read(Path(entry["folder"])) for entry in notes if entry["folder"]]
-    if stored:
-        show.show(stored)
-        print(f"records: {stored[0].folder.parent}")
-    for entry in notes:
-        if entry["status"] in ("refused", "failed"):
-            print(f"{entry['status']}: {entry['name']}: {show.last_line(entry['reason'])}")
-    shutil.rmtree(_folder, ignore_errors=True)
-    _folder = None
-    return all(entry["status"] in ("ok", "skipped") for entry in notes)
-
-
 class Sweep(Callback):
-    """Hydra's callback: remembers the folder of a multirun, and prints its table when it ends."""
+    """Hydra's callback: remembers the folder of a multirun and what lay in it before; `finish` prints the table.
+
+    The folder may be one that the user named, so only what the multirun left there is read and removed.
+    """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember where the cells leave word."""
-        global _folder
-        _folder = Path(config.hydra.sweep.dir)
+        global _running
+        self.folder = Path(config.hydra.sweep.dir)
+        self.was_there = self.folder.exists()
+        self.before = {path: path.stat().st_mtime_ns for path in self.folder.glob("cell-*.json")}
+        _running = self
+
+    def notes(self) -> dict[Path, dict[str, Any]]:
+        """The notes of this multirun's cells, in their order."""
+        paths = sorted(self.folder.glob("cell-*.json"))
+        return {path: json.loads(path.read_text(encoding="utf-8")) for path in paths if self.before.get(path) != path.stat().st_mtime_ns}
+
+    def tidy(self) -> None:
+        """Remove what the multirun left: notes, Hydra's multirun.yaml, the empty folders of its jobs."""
+        for path in self.notes():
+            path.unlink()
+        if not self.was_there:
+            (self.folder / "multirun.yaml").unlink(missing_ok=True)
+        for path in [*self.folder.glob("[0-9]*"), *([] if self.was_there else [self.folder])]:
+            try:
+                path.rmdir()
+            except OSError:  # no folder, or not empty: not ours
+                continue
+
+
+def finish(interrupted: bool) -> bool:
+    """Print the table of the multirun that has run in this process, if any; whether all its cells are ok or skipped."""
+    global _running
+    if _running is None:
+        return True
+    entries = list(_running.notes().values())
+    if not entries and not interrupted:
+        print("the multirun has no cell that could run", file=sys.stderr)
+    stored = [store.read(Path(entry["folder"])) for entry in entries if entry["folder"]]
+    if stored:
+        show.show(stored)
+        print(f"records: {stored[0].folder.parent}")
+    for entry in entries:
+        if entry["status"] in ("refused", "failed"):
+            print(f"{entry['status']}: {entry['name']}: {show.last_line(entry['reason'])}")
+    _running.tidy()
+    _running = None
+    return bool(entries) and all(entry["status"] in ("ok", "skipped") for entry in entries)

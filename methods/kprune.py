@@ -45,6 +45,8 @@ class KPrune(Method):
     def __post_init__(self) -> None:
         if self.head_gradient not in ("column", "head"):
             raise ValueError(f"head_gradient={self.head_gradient}: column or head")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature:g}: more than 0")
         if isinstance(self.mu, str) and self.mu != "head_dim":
             raise ValueError(f"mu={self.mu}: a number or head_dim")
 

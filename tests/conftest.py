@@ -41,7 +41,7 @@ def shared(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch, tmp_path):
     """No test sees the developer's data, models, cache or network."""
-    for name in ("BENCH_DATA", "BENCH_MODELS", "BENCH_RESULTS"):
+    for name in ("BENCH_DATA", "BENCH_MODELS", "BENCH_RESULTS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,6 +1,7 @@
 """The command line as a user meets it: one sentence per error, records, sweeps, plug-ins."""
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from bench import pruning, store
+from bench import machine, store
 from bench.files import CONF
 from tests.conftest import ROOT
 
@@ -36,7 +37,33 @@ ERRORS = [
     (["latency=slow"], "unknown latency 'slow'; choose from none, quick"),
     (["ratio=1.2"], "ratio=1.2: the share to remove lies in [0, 1)"),
     (["ratio=-0.1"], "ratio=-0.1: the share to remove"),
-    (["ratio=nan"], "ratio=nan: the share to remove"),
+    (["ratio=nan"], "ratio=nan: expected a finite number"),
+    (["task.length=nan"], "task.length=nan: expected a finite number"),
+    (["latency.min_seconds=inf"], "latency.min_seconds=inf: expected a finite number"),
+    (["latency.batch=0"], "latency.batch=0: more than 0"),
+    (["model.tuning.learning_rate=-1"], "model minilm: tuning.learning_rate=-1: more than 0"),
+    (["model.tuning.batch=0"], "model minilm: tuning.batch=0: at least 1"),
+    (["model.attention=flash"], "model minilm: attention=flash; choose from eager, sdpa"),
+    (["model.arch.head=[]"], "model minilm: arch.head=[]: the steps"),
+    (["model.base.sha256=null"], "model minilm: base.packages="),
+    (["task.tuning.epochs=0"], "task docstrings: tuning.epochs=0: more than 0"),
+    (["task.labels=null"], "task docstrings: metrics=accuracy; choose from pearson, spearman"),
+    (["task=stsb", "model=tiny-random", "task.labels=[a,b]"], "task stsb: metrics=spearman; choose from accuracy, f1"),
+    (["task.labels=[[a]]"], "labels=[['a']]"),
+    (["task.columns=[text,text]"], "every column has a name of its own"),
+    (["threads=1000000000"], "threads=1000000000: at least 1, at most"),
+    (["task=null"], ""),
+    (["~task"], ""),
+    (["~method"], "method: no set of named fields; method=NAME chooses one"),
+    (["~model"], ""),
+    (["=5"], ""),
+    (["hydra.run.dir=${nothing}"], ""),
+    (["seed=${nothing}"], ""),
+    (["hydra.searchpath=[file:///nowhere/conf]"], "hydra.searchpath: /nowhere/conf is not there"),
+    (["method=kprune", "method.temperature=0", "task=mrpc", "model=tiny-random"], "method kprune: temperature=0: more than 0"),
+    (["results='~nobody-of-this-name/x'"], "results=~nobody-of-this-name/x: "),
+    (["results=" + "x" * 300], "File name too long"),
+    (["task=mrpc", "model.path=" + "x" * 300], "File name too long"),
     (["ratio=abc"], "ratio: Value 'abc' of type 'str' could not be converted to Float"),
     (["ratio=null"], "ratio: "),
     (["ratio=[0.5]"], "ratio: "),
@@ -94,11 +121,95 @@ def test_results_that_cannot_be_written(bench, tmp_path):
     (tmp_path / "file").write_text("")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
-    for folder, words in ((tmp_path / "file", "it is a file"), (tmp_path / "file" / "below", "is a file"), (closed, "is read-only")):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / machine.machine_name("cpu")).write_text("")
+    for folder, words in (
+        (tmp_path / "file", "it is a file"),
+        (tmp_path / "file" / "below", "is a file"),
+        (closed, "is read-only"),
+        (tmp_path / "link", "is a link that leads nowhere"),
+        (tmp_path / "taken", "is a file, not a folder"),
+    ):
         done = bench(*SMALL, f"results={folder}")
         assert done.returncode == 1
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+YAMLS = {  # a method's YAML that is wrong, and what is said of it
+    "list": ("- 1\n", "method"),
+    "empty": ("", "method"),
+    "without": ("slope: 1\n", "method x: its YAML needs _target_"),
+    "number": ("_target_: 5\n", "method x: its YAML needs _target_"),
+    "relative": ("_target_: ..x.Y\n", "method x: its YAML needs _target_"),
+    "keys": ("_target_: a.B\n1: 2\n", "method: no set of named fields"),
+    "builtin": ("_target_: sys.exit\n", "is no bench.method.Method"),
+    "absent": ("_target_: not_there.Method\n", "method x: cannot import not_there.Method: ModuleNotFoundError"),
+    "exits": ("_target_: quits.Method\n", "method x: cannot import quits.Method: SystemExit"),
+    "package": ("_target_: pack.sub.Method\n", "method x: cannot import pack.sub.Method: OSError: first"),
+    "syntax": ("_target_: broken.Method\n", "method x: cannot import broken.Method: SyntaxError"),
+    "unsaid": ("_target_: silent.Method\n", "method x: KeyError"),
+    "bytes": (b"_target_: caf\xe9.B\n", ""),
+    "cycle": ("defaults:\n  - x\n", ""),
+    "yaml": ("_target_: [\n", "line "),
+}
+
+
+@pytest.mark.parametrize("kind", YAMLS)
+def test_a_plug_in_that_is_wrong_is_one_sentence(bench, tmp_path, kind):
+    content, sentence = YAMLS[kind]
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "x.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("raise OSError('first\\nsecond')")
+    (tmp_path / "quits.py").write_text("import sys\nsys.exit('bye')")
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "silent.py").write_text(
+        "from bench.method import Method as M\nclass Method(M):\n    def __init__(self):\n        raise KeyError\n"
+        "    def prune(self, model, calibration, budget):\n        pass\n"
+    )
+    words = [f"hydra.searchpath=[file://{tmp_path}/conf]", "method=x", *SMALL]
+    for mode in ([], ["-m"]):
+        done = bench(*mode, *words, env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "TMPDIR": str(tmp_path)})
+        said = (done.stdout + done.stderr).strip()
+        assert done.returncode == 1
+        assert sentence in said
+        assert "Traceback" not in said
+        assert len(said.splitlines()) == 1, said
+    assert not list(tmp_path.glob("results*")), "something was written"
+    assert not list(tmp_path.glob("prunebench*")), "the sweep's folder is left"
+
+
+@pytest.mark.parametrize("build", ["nowhere.build", "sys.exit", "json.loads", "build"])
+def test_a_tasks_builder_that_fails_is_one_sentence(bench, tmp_path, build):
+    done = bench("task=docstrings", f"task.build={build}", "model=tiny-random", env={"BENCH_DATA": ""})
+    assert done.returncode == 1
+    assert done.stderr.startswith("task docstrings: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_sweep_removes_only_what_it_made(bench, tmp_path):
+    """The folder of a multirun may be one that the user named, with files of theirs in it."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, text in (("thesis.tex", "mine"), ("cell-000000.json", "not even JSON"), ("cell-000009.json", "{")):
+        (mine / name).write_text(text)
+    done = bench("-m", "method=random", "seed=0,1", *SMALL, f"hydra.sweep.dir={mine}")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^ random", done.stdout, re.MULTILINE)) == 2
+    assert (mine / "thesis.tex").read_text() == "mine"
+    assert (mine / "cell-000009.json").read_text() == "{"
+    new = tmp_path / "new"
+    done = bench("-m", "method=random", "seed=0,1", *SMALL, f"hydra.sweep.dir={new}")
+    assert done.returncode == 0, done.stderr
+    assert not new.exists()
+
+
+def test_a_sweep_without_a_cell_says_so(bench):
+    done = bench("-m", "seed=range(0,0)", *SMALL)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 def loaded_by(words, env):
@@ -152,6 +263,10 @@ def test_a_run_leaves_a_record_a_table_and_an_answer(bench, tmp_path):
     shown = bench("results", module="bench.show")
     assert "kprune" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 100
+    narrow = bench("results", module="bench.show", env={"COLUMNS": "80"})
+    assert max(map(len, narrow.stdout.splitlines())) <= 80
+    assert f"{record['latency']['headline']['speedup']:.2f}" in narrow.stdout
+    assert "kprune" in bench("results", module="bench.show", env={"COLUMNS": "abc"}).stdout
 
 
 def test_a_rerun_gives_identical_masks_and_scores(bench, tmp_path):
@@ -311,7 +426,7 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 def test_a_methods_yaml_has_every_field_with_its_default(name):
     fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
     module, _, cls = fields.pop("_target_").rpartition(".")
-    found = getattr(pruning.importlib.import_module(module), cls)
+    found = getattr(importlib.import_module(module), cls)
     defaults = {field.name: field.default for field in dataclasses.fields(found) if field.init}
     assert fields == defaults
     assert list(fields.values()) == list(defaults.values())

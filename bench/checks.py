@@ -1,0 +1,148 @@
+"""What can be wrong with the values of a run, told before anything heavy is imported. Every check raises UserError."""
+
+import ast
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import plugin
+from bench.config import Keys, Model, ModelTuning, Task
+from bench.errors import UserError, nearest
+from bench.files import place
+
+CLASSIFICATION, REGRESSION = {"accuracy", "f1"}, {"pearson", "spearman"}
+KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
+
+
+def check_keys(keys: Keys) -> None:
+    """The run's own keys."""
+    _choice("unit", keys.unit, {"flops", "params"}, later={"latency", "weights"})
+    _choice("precision", keys.precision, {"fp32"}, later={"bf16"})
+    _choice("device", keys.device, {"auto", "cpu", "cuda"})
+    _choice("latency", keys.latency.plan, {"none", "quick"}, later={"paper"})
+    _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
+    for later in ("recover", "save"):
+        if getattr(keys, later) is not None:
+            raise UserError(f"{later}= is not there yet: leave it out")
+    _demand("ratio", keys.ratio, 0 <= keys.ratio < 1, "the share to remove lies in [0, 1), for example ratio=0.5")
+    _demand("seed", keys.seed, 0 <= keys.seed < 2**32, "a whole number from 0 to 2**32 - 1")
+    for name, value in asdict(keys.calibration).items():
+        _demand(f"calibration.{name}", value, not isinstance(value, int) or value >= 1, "at least 1")
+    for name, value in asdict(keys.latency).items():
+        _demand(f"latency.{name}", value, name == "plan" or value > 0, "more than 0")
+    cores = os.cpu_count() or 1
+    _demand("threads", keys.threads, keys.threads is None or 1 <= keys.threads <= cores, f"at least 1, at most {cores} here")
+
+
+def check_task(name: str, task: Task) -> None:
+    """A task's YAML: columns, labels, metrics and constants fit each other."""
+    where, labels = f"task {name}: ", task.labels
+    columns = [*task.columns, task.label]
+    _demand(f"{where}columns", task.columns, len(task.columns) in (1, 2), "a model reads one text column or a pair")
+    _demand(f"{where}columns and label", columns, len(set(columns)) == len(columns), "every column has a name of its own")
+    names_are_good = labels is None or (len(labels) > 1 and len(set(labels)) == len(labels))
+    _demand(f"{where}labels", labels, names_are_good, "at least two different names, or null for a regression")
+    for metric in task.metrics:
+        _choice(f"{where}metrics", metric, REGRESSION if labels is None else CLASSIFICATION)
+    if task.score not in task.metrics:
+        raise UserError(f"{where}score={task.score} is not among its metrics{nearest(task.score, task.metrics)}")
+    _demand(f"{where}metrics", "f1", "f1" not in task.metrics or task.outputs == 2, "it is defined for two labels here")
+    _demand(f"{where}length", task.length, task.length > 0, "the mean number of tokens of an example, more than 0")
+    _demand(f"{where}max_length", task.max_length, task.max_length >= 3, "a number of tokens, at least 3")
+    _demand(f"{where}batch", task.batch, task.batch >= 1, "at least 1")
+    _demand(f"{where}tuning.epochs", task.tuning.epochs, task.tuning.epochs > 0, "more than 0")
+    _at_least_one(f"{where}tuning.max_tokens", task.tuning.max_tokens)
+
+
+def check_model(name: str, model: Model) -> None:
+    """A model's YAML: where its base weights come from, and its recipe."""
+    where, base = f"model {name}: ", model.base
+    if model.weights is not None:
+        raise UserError("model.weights= is not there yet: leave it out")
+    _choice(f"{where}attention", model.attention, {"eager", "sdpa"})
+    _demand(f"{where}arch.head", model.arch.head, bool(model.arch.head), "the steps from the last hidden state to the logits")
+    hashed = base.sha256 is not None and base.folder is not None
+    _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder and sha256")
+    _check_tuning(f"{where}tuning.", model.tuning)
+
+
+def _check_tuning(where: str, tuning: ModelTuning) -> None:
+    _demand(f"{where}learning_rate", tuning.learning_rate, tuning.learning_rate > 0, "more than 0")
+    _demand(f"{where}batch", tuning.batch, tuning.batch >= 1, "at least 1")
+    _demand(f"{where}warmup", tuning.warmup, 0 <= tuning.warmup < 1, "a share of the steps, in [0, 1)")
+    _demand(f"{where}weight_decay", tuning.weight_decay, tuning.weight_decay >= 0, "at least 0")
+    _at_least_one(f"{where}max_tokens", tuning.max_tokens)
+
+
+def _demand(key: str, value: Any, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{key}={value:g}: {wanted}" if isinstance(value, float) else f"{key}={value}: {wanted}")
+
+
+def _at_least_one(key: str, value: int | None) -> None:
+    _demand(key, value, value is None or value >= 1, "at least 1, or null")
+
+
+def _choice(key: str, value: str, known: set[str], later: Iterable[str] = ()) -> None:
+    if value in later:
+        raise UserError(f"{key}={value} is not there yet; choose from {', '.join(sorted(known))}")
+    if value not in known:
+        raise UserError(f"{key}={value}{nearest(value, known)}")
+
+
+def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
+    """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it.
+
+    Where the method's source annotates a field with plain kinds (`float | str`) these count, else its YAML's default.
+    """
+    target = reference.get("_target_")
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
+        raise UserError(f"method {name}: its YAML needs _target_, the dotted path of a class such as mine.MyMethod")
+    annotated = _annotations(target)
+    for key, value in given.items():
+        if key not in reference:
+            raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_'})}")
+        kinds = annotated.get(key) or {_kind(reference[key])}
+        if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
+            expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
+            raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _fits(value: Any, kinds: set[str]) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds)
+
+
+def _annotations(target: str) -> dict[str, set[str]]:
+    """The kinds that a class's source annotates its fields with, read by ast."""
+    module, _, name = target.rpartition(".")
+    try:
+        tree = ast.parse(plugin.source(module) or "")
+    except (SyntaxError, ValueError, RecursionError):
+        return {}  # told when the method is imported
+    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    fields = [node for body in bodies for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
+
+
+def check_results(given: str, machine: str) -> Path:
+    """The results folder and the machine's in it can be written, or made; nothing is made yet. Returns the former."""
+    root = place(given, "results=")
+    above = place(root / machine, "results=")
+    while not os.path.lexists(above):
+        above = above.parent
+    named = f"results={given}: {'it' if above == root else above}"
+    if not above.is_dir():
+        raise UserError(f"{named} is a file, not a folder")
+    # the mode is asked as well: to root every folder looks writable
+    if not os.access(above, os.W_OK | os.X_OK) or not above.stat().st_mode & 0o222:
+        raise UserError(f"{named} is read-only")
+    return root
