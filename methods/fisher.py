@@ -40,7 +40,7 @@ def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients
     for batch in progress(calibration.batches, "Fisher information"):
         units = [torch.ones(shape.units(s), dtype=like.dtype, device=like.device, requires_grad=True) for s in range(shape.sublayers)]
         with model.masked({s: factors_of(model, s, unit) for s, unit in enumerate(units)}):
-            loss = task_loss(model(batch), batch["labels"], calibration.regression)
+            loss = task_loss(model.forward(batch), batch["labels"], calibration.regression)
         gradients = torch.autograd.grad(loss, units)
         for kind in (0, 1):
             kept[kind].append(torch.stack(gradients[kind::2]).double())

@@ -111,11 +111,10 @@ class Knowledge:
         squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
         for i, (hidden, context) in enumerate(zip(student.hidden, student.contexts, strict=True)):
             ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=s > 0) for t in above}
-            real = context.real.flatten().to(hidden.dtype)
             with model.masked(ones):
                 for j, t in enumerate(above):
                     x, _, hidden = model.sublayer(t, hidden, context)
-                    squares[j] += real @ x.detach().flatten(0, 1).square()
+                    squares[j] += x.detach().square().sum(0)
                 logits = model.output(hidden, context)
             if s == 0:
                 self.teacher_logits.append(logits)
@@ -179,8 +178,8 @@ def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: Sta
         stream = residual + projection(x)
         teacher.hidden[i] = model.close(s, stream)
         x, residual = model.features(s, student.hidden[i], context)
-        kept = x[context.real].index_select(1, columns).double()
-        wanted = (stream - residual - projection.bias)[context.real].double()
+        kept = x.index_select(1, columns).double()
+        wanted = (stream - residual - projection.bias).double()
         gram.addmm_(kept.T, kept)
         right.addmm_(kept.T, wanted)
     return gram, right

@@ -3,15 +3,13 @@
 Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022, section 4.3.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
-from bench.model import Context, PrunableModel
+from bench.model import PrunableModel
 from bench.stages import progress
 from methods.states import States, factors_of
 
@@ -67,9 +65,8 @@ def normal_equations(
         x, residual = model.features(s, teacher.hidden[i], context)
         wanted = residual + projection(x * target_factors) - projection.bias
         x, residual = model.features(s, student.hidden[i], context)
-        rows = _rows(context, first_token_only)
-        features = x[rows].index_select(1, columns).double()
-        wanted = (wanted - residual)[rows].double()
+        x, wanted = x.index_select(1, columns), wanted - residual
+        features, wanted = (part[context.first].double() if first_token_only else part.double() for part in (x, wanted))
         gram.addmm_(features.T, features)
         cross.addmm_(wanted.T, features)
         sum_x += features.sum(0)
@@ -84,15 +81,6 @@ def normal_equations(
         a = torch.cat([torch.cat([a, ones[:, None]], 1), torch.cat([ones, corner[None]])[None]])
         b = torch.cat([b, sum_target[None]])
     return a.cpu().numpy(), b.cpu().numpy()
-
-
-def _rows(context: Context, first_token_only: bool) -> Tensor:
-    """Which tokens [B, T] enter the sums."""
-    if not first_token_only:
-        return context.real
-    first = torch.zeros_like(context.real)
-    first[:, 0] = True
-    return replace(context, real=first).real
 
 
 def solve_damped(a: Floats, b: Floats) -> Floats:
