@@ -46,7 +46,7 @@ class Context:
         batch, length = self.size
         if self.index is not None:
             packed = packed.new_zeros(batch * length, *packed.shape[1:]).index_copy(0, self.index, packed)
-        return packed.unflatten(0, (batch, length))
+        return packed.view(batch, length, *packed.shape[1:])
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, ...] to [tokens, ...]."""
@@ -124,7 +124,7 @@ class PrunableModel:
         if sublayer % 2:
             return self._part(layer, paths.activation)(self._part(layer, paths.up)(hidden)), hidden
         query, key, value = (
-            context.pad(linear(hidden)).unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for linear in self.producers(sublayer)
+            context.pad(linear(hidden)).view(*context.size, -1, self.shape.head_dim).transpose(1, 2) for linear in self.producers(sublayer)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend())
         return context.pack(mixed.transpose(1, 2).flatten(2)), hidden

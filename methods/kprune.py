@@ -28,7 +28,8 @@ class KPrune(Method):
 
     `mu` may be the word head_dim. `head_gradient`: a head's predictive knowledge is the mean of its columns' squared
     gradients (column, as the authors' code) or the square of its own gradient (head, as the paper's formula).
-    `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
+    `remeasure`: measure again only every so many sub-layers (from the second on, where gradients begin), 0: never, all
+    masks from one measurement of the dense model. `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
     """
 
     lambda_pred: float = 1.0
@@ -36,6 +37,7 @@ class KPrune(Method):
     mu: float | str = 64.0
     temperature: float = 2.0
     tuning: bool = True
+    remeasure: int = 1
     head_gradient: str = "column"
     legacy_tuning: bool = False
     legacy_broadcast: bool = False
@@ -45,6 +47,8 @@ class KPrune(Method):
     def __post_init__(self) -> None:
         if self.head_gradient not in ("column", "head"):
             raise ValueError(f"head_gradient={self.head_gradient}: column or head")
+        if self.remeasure < 0:
+            raise ValueError(f"remeasure={self.remeasure}: a number of sub-layers, or 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature:g}: more than 0")
         if isinstance(self.mu, str) and self.mu != "head_dim":
@@ -55,10 +59,10 @@ class KPrune(Method):
         masks = Masks.ones(model.shape)
         student = States.embedded(model, calibration.batches)
         teacher, pruned, left = student, False, budget.limit * TOLERANCE
-        knowledge = Knowledge(self, model, calibration)
+        knowledge, scores = Knowledge(self, model, calibration), list[Floats]()
         for s in progress(range(model.shape.sublayers), "K-prune, sub-layers"):
             with stage("measure"):
-                scores = knowledge.scores(student, s, budget)
+                scores = knowledge.scores(student, s, budget) if self._measured(s) else scores[1:]
             with stage("search"):
                 costs = [budget.unit_cost(t) for t in range(s, model.shape.sublayers)]
                 kept = scores[0] > threshold(scores, costs, left)
@@ -72,6 +76,10 @@ class KPrune(Method):
                     pruned, teacher = True, student.fork()
                 self._tune(model, s, kept, teacher, student)
         return masks
+
+    def _measured(self, s: int) -> bool:
+        """Whether the knowledge is measured again before sub-layer s; that of the dense model has no gradients."""
+        return s == 0 or (self.remeasure > 0 and (s - 1) % self.remeasure == 0)
 
     def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
         """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
@@ -103,7 +111,8 @@ class Knowledge:
     def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
         """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
 
-        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run.
+        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run, and
+        representational knowledge ranks alone, also in the limit lambda_rep -> 0.
         """
         model, method = self.model, self.method
         above = range(s, model.shape.sublayers)
@@ -123,9 +132,10 @@ class Knowledge:
             for j, gradient in enumerate(torch.autograd.grad(loss, list(ones.values()))):
                 predictive[j] += self._squared(gradient.double(), above[j])
         n, tokens = self.calibration.examples, self.calibration.tokens
+        lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
         result = []
         for j, t in enumerate(above):
-            columns = method.lambda_rep * squares[j] * self.weight_squares[t] / tokens
+            columns = lambda_rep * squares[j] * self.weight_squares[t] / tokens
             columns += method.lambda_pred * predictive[j] / (2 * n)
             units = columns.view(model.shape.units(t), -1).mean(1) / budget.unit_cost(t)
             factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)

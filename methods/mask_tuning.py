@@ -3,6 +3,8 @@
 Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022, section 4.3.
 """
 
+from collections.abc import Container
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,9 +19,14 @@ LIMIT = 10.0  # a factor beyond it ends all further tuning
 
 
 def tune_masks(
-    model: PrunableModel, calibration: Calibration, masks: Masks, teacher_masks: Masks, ffn_teacher: str
+    model: PrunableModel,
+    calibration: Calibration,
+    masks: Masks,
+    teacher_masks: Masks,
+    ffn_teacher: str,
+    sublayers: Container[int],
 ) -> tuple[Masks, str | None]:
-    """Factors for the kept units of binary masks, bottom to top; the first attention keeps its ones.
+    """Factors for the kept units of the named sub-layers of binary masks, bottom to top.
 
     The teacher is the model under `teacher_masks`; with ffn_teacher "full" the target of a feed-forward is its
     unmasked output on the masked teacher's inputs, as in the authors' code. Returns the masks and, where a factor beyond
@@ -31,7 +38,7 @@ def tune_masks(
     for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
         teacher_factors = factors_of(model, s, teacher_masks.of(s))
         kept = np.flatnonzero(masks.of(s))
-        if s > 0 and kept.size:
+        if s in sublayers and kept.size:
             target = torch.ones_like(teacher_factors) if s % 2 and ffn_teacher == "full" else teacher_factors
             factors = solve_damped(*normal_equations(model, s, kept, target, teacher, student))
             if s % 2 == 0:

@@ -6,9 +6,9 @@ import torch
 
 from bench import calibration, data
 from bench.config import CalibrationPlan, Task
+from bench.contract import arch_of
 from bench.finetune import write_random
 from tests.conftest import write_task
-from tests.families import arch_of
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
 

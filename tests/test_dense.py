@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench import data, dense, hub, score
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Run, Task
+from bench.contract import arch_of
 from bench.errors import UserError
 from bench.finetune import write_random
 from tests.conftest import write_task
-from tests.families import arch_of
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from bench import data, dense, docstrings, finetune
 from bench.config import Base, ModelTuning, TaskTuning
+from bench.contract import arch_of
 from tests.conftest import write_task
-from tests.families import arch_of
 from tests.test_dense import MODEL, SIZE, TASK, run_of
 
 
@@ -96,7 +96,7 @@ def test_only_the_head_of_a_base_may_be_new(family, tmp_path):
     """`new_weights` of every architecture names just what a base encoder does not have."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from tests.families import SIZES
+    from bench.contract import SIZES
 
     config = AutoConfig.for_model(family, vocab_size=60, max_position_embeddings=40, **SIZES[family])
     AutoModel.from_config(config).save_pretrained(tmp_path)

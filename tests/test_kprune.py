@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from bench.budget import Budget
+from bench.contract import batch, calibration, tiny
 from methods import kprune
 from methods.kprune import KPrune, solve, threshold
-from tests.families import batch, calibration, tiny
 
 LENGTHS = [[9, 4, 1, 7], [6, 6, 6, 6], [12, 3]]
 
@@ -76,8 +76,9 @@ def literal(module, data, budget, regression=False, lam_rep=2.5e-4, mu=64.0, t=2
             weight = places(student, r)[0].weight
             for unit in range(budget.shape.units(r)):
                 columns = range(unit * d_h, (unit + 1) * d_h) if r % 2 == 0 else [unit]
+                lam = lam_rep or float(s == 0)  # the first step has nothing else to rank by
                 values = [
-                    lam_rep * representational[r][c] * (weight[:, c] ** 2).mean() / tokens + (predictive[r][c] if s else 0) for c in columns
+                    lam * representational[r][c] * (weight[:, c] ** 2).mean() / tokens + (predictive[r][c] if s else 0) for c in columns
                 ]
                 scores[r, unit] = float(sum(values) / len(values)) * (mu / budget.head if r % 2 == 0 else 1 / budget.neuron)
         all_scores.append(scores)

@@ -14,11 +14,11 @@ from scipy import stats
 from bench import latency, machine, metrics, pruning
 from bench.budget import Budget
 from bench.config import LatencyPlan
+from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
 from bench.masks import Masks
 from bench.method import Method
 from bench.stages import collect, progress, stage
-from tests.families import batch, calibration, tiny
 
 LOGITS = np.array([[2.0, 1], [0, 3], [1, 0], [0, 1]], np.float32)  # predicts 0, 1, 0, 1
 

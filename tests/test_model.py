@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.contract import FAMILIES, batch, tiny
 from bench.masks import Masks
 from bench.model import inputs_of
 from bench.shrink import mask_error, shrink
-from tests.families import FAMILIES, batch, tiny
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
 

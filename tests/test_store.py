@@ -10,10 +10,10 @@ import pytest
 
 from bench import record, store
 from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Run, Task
+from bench.contract import arch_of
 from bench.data import Split, TaskData
 from bench.errors import UserError
 from bench.run import PROTOCOL
-from tests.families import arch_of
 
 # The keys of a record, as docs/records.md lists them.
 KEYS = {
