@@ -53,11 +53,12 @@ class Context:
         flat = padded.flatten(0, 1)
         return flat if self.index is None else flat.index_select(0, self.index)
 
-    def attend(self) -> Tensor | None:
+    def attend(self, dtype: torch.dtype) -> Tensor | None:
         """What selects from (bool) or is added to the attention scores, broadcast to [B, H, T, T]."""
-        if self.bias is None or self.mask is None:
-            return self.mask if self.bias is None else self.bias
-        return self.bias.masked_fill(~self.mask, torch.finfo(self.bias.dtype).min)
+        if self.bias is None:
+            return self.mask
+        bias = self.bias.to(dtype)
+        return bias if self.mask is None else bias.masked_fill(~self.mask, torch.finfo(dtype).min)
 
 
 class PrunableModel:
@@ -126,7 +127,7 @@ class PrunableModel:
         query, key, value = (
             context.pad(linear(hidden)).view(*context.size, -1, self.shape.head_dim).transpose(1, 2) for linear in self.producers(sublayer)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend())
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend(query.dtype))
         return context.pack(mixed.transpose(1, 2).flatten(2)), hidden
 
     def close(self, sublayer: int, stream: Tensor) -> Tensor:
@@ -141,7 +142,10 @@ class PrunableModel:
 
     def output(self, hidden: Tensor, context: Context) -> Tensor:
         """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone."""
-        hidden = hidden[context.first][:, None]
+        with torch.autocast(self.device.type, enabled=False):  # losses compare logits that hardly differ
+            return self._head(hidden[context.first][:, None])
+
+    def _head(self, hidden: Tensor) -> Tensor:
         for step in self.arch.head:
             if step == "first_token":
                 hidden = hidden[:, 0]
@@ -182,6 +186,11 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+def widened(x: Tensor) -> Tensor:
+    """The same numbers in float32 at the least, for sums over many of them."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:

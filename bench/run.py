@@ -48,8 +48,10 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256}
 
         # 3. Prune: timed from a cold model to final masks and weights.
+        if run.keys.precision == "bf16" and not machine.has_bf16(run.device):
+            say("this machine has no bf16 units: precision=bf16 will be slower than fp32")
         say(f"pruning with {run.method} on {sample.examples} examples, {sample.tokens} tokens")
-        pruned = pruning.prune(method, dense, sample, budget)
+        pruned = pruning.prune(method, dense, sample, budget, run.keys.precision)
         record["prune"] = pruned.cost
         seconds["prune"] = pruned.cost["seconds"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.calibration import Calibration
-from bench.model import PrunableModel
+from bench.model import PrunableModel, widened
 from bench.stages import progress
 
 
@@ -39,6 +39,7 @@ def statistics(model: PrunableModel, calibration: Calibration) -> Statistics:
         total = seen + new
         for s in range(model.shape.sublayers):
             x, _, hidden = model.sublayer(s, hidden, context)
+            x = widened(x)
             variance, average = (part.double() for part in torch.var_mean(x, 0, correction=0))
             step = average - mean[s]
             mean[s] += step * (new / total)

@@ -83,7 +83,8 @@ class KCM(Method):
         layers = range(model.shape.layers)
         ranks = torch.ones(model.shape.layers, model.shape.neurons, dtype=torch.float64)
         if self.representative:
-            found = [representative(self._vectors(model, layer), self.sigma, self.alpha) for layer in progress(layers, "R2, layers")]
+            with torch.autocast(model.device.type, enabled=False):  # a fixed point needs more than bf16's eight bits
+                found = [representative(self._vectors(model, layer), self.sigma, self.alpha) for layer in progress(layers, "R2, layers")]
             ranks *= torch.stack([values.double().cpu() for values, _, _ in found])
             iterations, effective_ranks = (" ".join(f"{part[i]:.0f}" for part in found) for i in (1, 2))
             self.notes.append(f"R2 iterations per layer: {iterations}")
@@ -113,7 +114,7 @@ def representative(vectors: Tensor, sigma: float, alpha: float) -> tuple[Tensor,
     c = torch.full_like(kernel, 1 / len(kernel))
     iterations = 0
     while iterations < MOST_ITERATIONS:
-        new = c * torch.sqrt(kernel / (kernel @ c))
+        new = c * torch.sqrt(kernel / (kernel @ c).clamp_min(torch.finfo(c.dtype).tiny))
         moved = float((new - c).sum().abs() / c.sum())
         c, iterations = new, iterations + 1
         if moved < alpha:
@@ -126,7 +127,7 @@ def representative(vectors: Tensor, sigma: float, alpha: float) -> tuple[Tensor,
 def normalised(means: Tensor, how: str) -> Tensor:
     """D2 within a layer [I]; a layer of equals gives equals."""
     if how == "l2":
-        return means / means.norm().clamp_min(torch.finfo(means.dtype).tiny)
+        return means / means.norm().clamp_min(torch.finfo(means.dtype).tiny)  # type: ignore[no-any-return]
     low, spread = (means.mean(), means.std()) if how == "zscore" else (means.min(), means.max() - means.min())
-    result: Tensor = (means - low) / torch.where(spread > 0, spread, 1.0)
+    result: Tensor = (means - low) / torch.where(spread > 0, spread, torch.ones_like(spread))
     return result

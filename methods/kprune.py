@@ -17,7 +17,7 @@ from bench.budget import TOLERANCE, Budget
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method
-from bench.model import PrunableModel
+from bench.model import PrunableModel, widened
 from bench.stages import progress, stage
 from methods.states import States, factors_of
 
@@ -123,7 +123,7 @@ class Knowledge:
             with model.masked(ones):
                 for j, t in enumerate(above):
                     x, _, hidden = model.sublayer(t, hidden, context)
-                    squares[j] += x.detach().square().sum(0)
+                    squares[j] += widened(x.detach()).square().sum(0)
                 logits = model.output(hidden, context)
             if s == 0:
                 self.teacher_logits.append(logits)

@@ -75,7 +75,7 @@ ERRORS = [
     (["unit=flop"], "unit=flop; did you mean 'flops'?"),
     (["unit=latency"], "unit=latency is not there yet; choose from flops, params"),
     (["unit=weights"], "unit=weights is not there yet"),
-    (["precision=bf16"], "precision=bf16 is not there yet"),
+    (["precision=fp16"], "precision=fp16; did you mean 'bf16'?"),
     (["save=x"], "save= is not there yet"),
     (["recover=x"], "recover= is not there yet"),
     (["model.weights=random"], "model.weights= is not there yet"),
