@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from bench import checks, config, data, dense, machine, record, store
+from bench import checks, config, data, dense, latency_table, machine, record, store
 from bench.config import Keys, Model, Run, Task
 from bench.errors import UserError, first_line
 from bench.method import Skip
@@ -84,8 +84,9 @@ def run_cell(run: Run) -> Outcome:
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["machine"] = {"name": name, "threads": run.threads}
-    if checkpoint and not run.keys.rerun:
-        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL)
+    table = latency_table.kept(run, checkpoint) if checkpoint else None
+    if checkpoint and not run.keys.rerun and (table or run.keys.unit != "latency"):
+        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table)
         stored, reason = store.answer(results, fresh, run.threads)
         if stored:
             say("this run is stored already; rerun=true repeats it")

@@ -19,7 +19,7 @@ KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", 
 
 def check_keys(keys: Keys) -> None:
     """The run's own keys."""
-    _choice("unit", keys.unit, {"flops", "params"}, later={"latency", "weights"})
+    _choice("unit", keys.unit, {"flops", "params", "latency"}, later={"weights"})
     _choice("precision", keys.precision, {"fp32", "bf16"})
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
     _choice("latency", keys.latency.plan, {"none", "quick"}, later={"paper"})

@@ -7,7 +7,6 @@ starts, so that a stored result or an error never waits for it.
 from typing import Any
 
 from bench import machine
-from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
@@ -28,18 +27,20 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, finetune, latency, score, shrink
+    from bench import calibration, finetune, latency, latency_table, score, shrink
 
     machine.hush()
     with collect() as seconds:
         # 1. Dense: found or fine-tuned, scored once per content.
         with stage("dense"):
             checkpoint = checkpoint or finetune.tune(run, data)
-            record["id"] = run_id(run, checkpoint.sha256, PROTOCOL)
             dense = score.load_dense(run, checkpoint)
             encoder = calibration.Encoder(checkpoint.folder, run.task, run.model.arch)
             before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
-        budget = Budget.of(dense.shape, run.keys.unit, run.keys.ratio, run.task.length)
+        table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
+        record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
+        record["latency"]["table"] = table and table.section()
+        budget = latency_table.budget(run, dense.shape, table)
         record["dense"] = dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.score:.2f}")
 
@@ -70,7 +71,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 6. Latency: dense and shrunk in strict alternation.
         with stage("latency"):
-            record["latency"] = latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
+            record["latency"] |= latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
         record["seconds"] |= seconds
     return {
         "gold": data.validation.labels,

@@ -7,10 +7,11 @@ authors published no code; what the paper leaves open is a field, see docs/metho
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bench.budget import Budget
+from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method, Skip
@@ -53,7 +54,7 @@ class KCM(Method):
     def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
         """Rank the neurons of all layers together, keep the best, tune the factors of what is kept."""
         shape = model.shape
-        heads_alone = shape.layers * shape.heads * budget.head
+        heads_alone = shape.layers * float(budget.heads.of(shape.heads))
         if not budget.fits(heads_alone):
             share = 100 * (1 - heads_alone / budget.total)
             raise Skip(f"KCM prunes neurons only, which are {share:.0f} % of the cost here: ratio={budget.ratio:g} is out of its reach")
@@ -72,10 +73,10 @@ class KCM(Method):
     def _keep(ranks: Floats, budget: Budget) -> Masks:
         """All heads, and the best neurons that the rest of the budget pays for."""
         shape = budget.shape
-        left = (budget.limit * (1 + 1e-9) - shape.layers * shape.heads * budget.head) / budget.neuron
-        masks = Masks.ones(shape)
-        order = (-ranks).ravel().argsort(kind="stable")
-        masks.neurons.ravel()[order[int(left) :]] = 0.0
+        left = budget.limit * TOLERANCE - shape.layers * float(budget.heads.of(shape.heads))
+        masks, order = Masks.ones(shape), descending(ranks)
+        fitting = np.searchsorted(budget.running(2 * (order // shape.neurons) + 1), left, side="right")
+        masks.neurons.ravel()[order[fitting:]] = 0.0
         return masks
 
     def _ranks(self, model: PrunableModel, calibration: Calibration) -> Floats:

@@ -64,9 +64,8 @@ class KPrune(Method):
             with stage("measure"):
                 scores = knowledge.scores(student, s, budget) if self._measured(s) else scores[1:]
             with stage("search"):
-                costs = [budget.unit_cost(t) for t in range(s, model.shape.sublayers)]
-                kept = scores[0] > threshold(scores, costs, left)
-                left -= float(kept.sum()) * costs[0]
+                kept = scores[0] > threshold(scores, s, budget, left)
+                left -= float(budget.price(s).of(int(kept.sum())))
                 masks.of(s)[:] = kept
             with stage("tune"):
                 if not pruned and kept.all():
@@ -137,7 +136,7 @@ class Knowledge:
         for j, t in enumerate(above):
             columns = lambda_rep * squares[j] * self.weight_squares[t] / tokens
             columns += method.lambda_pred * predictive[j] / (2 * n)
-            units = columns.view(model.shape.units(t), -1).mean(1) / budget.unit_cost(t)
+            units = columns.view(model.shape.units(t), -1).mean(1) / budget.price(t).each
             factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)
             result.append((factor * units).cpu().numpy())
         return result
@@ -160,16 +159,15 @@ class Knowledge:
         return t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def threshold(scores: Sequence[Floats], costs: Sequence[float], left: float) -> float:
+def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float) -> float:
     """The smallest tau, out of the scores and minus infinity, for which {units with score > tau} fits (KPMS).
 
-    `scores` holds one array per sub-layer, `costs` the cost of a unit in each, `left` the remaining budget. Ties at
-    tau go together.
+    `scores` holds one array per sub-layer from `first` on, `left` is the remaining budget. Ties at tau go together.
     """
     values = np.concatenate(scores)
-    each = np.concatenate([np.full(len(part), cost) for part, cost in zip(scores, costs, strict=True)])
+    sublayers = np.repeat(first + np.arange(len(scores)), [len(part) for part in scores])
     order = np.argsort(-values, kind="stable")
-    fitting = int(np.searchsorted(np.cumsum(each[order]), left, side="right"))
+    fitting = int(np.searchsorted(budget.running(sublayers[order]), left, side="right"))
     return -np.inf if fitting == len(values) else float(values[order[fitting]])
 
 

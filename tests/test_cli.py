@@ -73,7 +73,6 @@ ERRORS = [
     (["seed=1.5"], "seed: Value '1.5'"),
     (["seed=-1"], "seed=-1: a whole number"),
     (["unit=flop"], "unit=flop; did you mean 'flops'?"),
-    (["unit=latency"], "unit=latency is not there yet; choose from flops, params"),
     (["unit=weights"], "unit=weights is not there yet"),
     (["precision=fp16"], "precision=fp16; did you mean 'bf16'?"),
     (["save=x"], "save= is not there yet"),

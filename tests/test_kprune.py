@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.budget import Budget
+from bench.budget import Budget, Price
 from bench.contract import batch, calibration, tiny
+from bench.masks import Shape
 from methods import kprune
 from methods.kprune import KPrune, solve, threshold
 
@@ -160,10 +161,11 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
 
 def test_threshold_drops_ties_together():
     scores = [np.array([3.0, 1.0]), np.array([1.0, 2.0, 1.0])]
-    assert threshold(scores, [2.0, 1.0], left=7.0) == -np.inf
-    assert threshold(scores, [2.0, 1.0], left=6.9) == 1.0  # one of the three ties has to go, so all go
-    assert threshold(scores, [2.0, 1.0], left=2.0) == 2.0
-    assert threshold(scores, [2.0, 1.0], left=0.5) == 3.0
+    budget = Budget(Shape(1, 2, 3, 1, 1), Price(2.0), Price(1.0), 0.0)
+    assert threshold(scores, 0, budget, left=7.0) == -np.inf
+    assert threshold(scores, 0, budget, left=6.9) == 1.0  # one of the three ties has to go, so all go
+    assert threshold(scores, 0, budget, left=2.0) == 2.0
+    assert threshold(scores, 0, budget, left=0.5) == 3.0
 
 
 def test_solve_falls_back_and_says_so():
