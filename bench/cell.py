@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from bench import checks, config, data, dense, latency_table, machine, record, store
@@ -97,7 +96,7 @@ def run_cell(run: Run) -> Outcome:
 
 
 def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> Outcome:
-    arrays: dict[str, Any] = {"gold": np.asarray(task_data.validation.labels)}
+    arrays: dict[str, Any] = {"gold": task_data.validation.labels}
     start = time.perf_counter()
     try:
         arrays = execute(run, task_data, checkpoint, fresh)

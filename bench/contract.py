@@ -74,7 +74,8 @@ def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed
     """Batches as the calibration sample of a run."""
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
-    return Calibration(list[Batch](batches), np.arange(examples), tokens, regression, "", np.random.default_rng(seed))
+    kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
+    return Calibration(list[Batch](batches), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
 
 
 def check_method(make: Make, device: str = "cpu") -> None:
@@ -110,8 +111,9 @@ def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks |
     where = f"at ratio {ratio:g}{', regression' if regression else ''}"
     model = tiny(dtype=torch.float32, outputs=1 if regression else 2)
     model.module.to(device)
-    sample = calibration([_to(batch(lengths, seed, regression), device) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])])
-    sample = Calibration(sample.batches, sample.rows, sample.tokens, regression, "", sample.generator)
+    sample = calibration(
+        [_to(batch(lengths, seed, regression), device) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])], regression
+    )
     budget = Budget.of(model.shape, "flops", ratio, LENGTH)
     with _nothing_left_behind(model, where):
         try:

@@ -14,6 +14,7 @@ from bench.config import Arch
 from bench.masks import Masks, Shape
 
 Batch = Mapping[str, Tensor]  # input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B], where asked for
+NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class PrunableModel:
         self.arch = arch
         layers: Any = module.get_submodule(arch.layers)
         self.layers = layers
+        self.spans = hasattr(module, arch.span_head)
         config: Any = module.config
         heads, hidden = getattr(config, arch.heads), getattr(config, arch.hidden)
         head_dim = self._part(0, arch.attention.query).out_features // heads
@@ -87,8 +89,8 @@ class PrunableModel:
         return PrunableModel(copy.deepcopy(self.module), self.arch)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, outputs]."""
-        return self.module(**inputs_of(batch)).logits  # type: ignore[no-any-return]
+        """Logits [B, outputs], or [B, T, 2] of starts and ends."""
+        return logits_of(self.module, batch)
 
     def _part(self, layer: int, path: str) -> Any:
         return self.layers[layer].get_submodule(path)
@@ -141,11 +143,15 @@ class PrunableModel:
         return x, residual, self.close(sublayer, residual + self.projection(sublayer)(x))
 
     def output(self, hidden: Tensor, context: Context) -> Tensor:
-        """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone."""
+        """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone; of starts
+        and ends [B, T, 2]."""
         with torch.autocast(self.device.type, enabled=False):  # losses compare logits that hardly differ
-            return self._head(hidden[context.first][:, None])
+            if self.spans:
+                logits = context.pad(self.module.get_submodule(self.arch.span_head)(hidden))
+                return logits if context.mask is None else logits.masked_fill(~context.mask[:, 0, 0, :, None], NEVER)
+            return self._classify(hidden[context.first][:, None])
 
-    def _head(self, hidden: Tensor) -> Tensor:
+    def _classify(self, hidden: Tensor) -> Tensor:
         for step in self.arch.head:
             if step == "first_token":
                 hidden = hidden[:, 0]
@@ -156,7 +162,7 @@ class PrunableModel:
         return hidden
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B, outputs], computed piece by piece on the real tokens alone."""
+        """Logits [B, outputs] or [B, T, 2], computed piece by piece on the real tokens alone."""
         hidden, context = self.embed(batch)
         for sublayer in range(self.shape.sublayers):
             hidden = self.sublayer(sublayer, hidden, context)[2]
@@ -186,6 +192,15 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+def logits_of(module: nn.Module, batch: Batch) -> Tensor:
+    """Logits [B, outputs] of a transformers model, or [B, T, 2] of starts and ends, which padding never is."""
+    out = module(**inputs_of(batch))
+    if "logits" in out:
+        return out.logits  # type: ignore[no-any-return]
+    logits = torch.stack([out.start_logits, out.end_logits], -1)
+    return logits.masked_fill(~batch["attention_mask"].bool()[..., None], NEVER)
 
 
 def widened(x: Tensor) -> Tensor:

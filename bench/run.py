@@ -27,7 +27,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, finetune, latency, latency_table, score, shrink
+    from bench import calibration, encoding, finetune, latency, latency_table, score, shrink
 
     machine.hush()
     with collect() as seconds:
@@ -35,7 +35,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         with stage("dense"):
             checkpoint = checkpoint or finetune.tune(run, data)
             dense = score.load_dense(run, checkpoint)
-            encoder = calibration.Encoder(checkpoint.folder, run.task, run.model.arch)
+            encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
             before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
         record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
@@ -45,7 +45,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         say(f"dense {run.task.score} {before.score:.2f}")
 
         # 2. Calibration: the same examples for every method, drawn from train.
-        sample = calibration.draw(run.keys.calibration, run.task, data.train, encoder, run.keys.seed, run.device)
+        sample = calibration.draw(run.keys.calibration, run.task, encoder.examples(data.train), encoder, run.keys.seed, run.device)
         record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256}
 
         # 3. Prune: timed from a cold model to final masks and weights.
@@ -74,9 +74,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             record["latency"] |= latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
         record["seconds"] |= seconds
     return {
-        "gold": data.validation.labels,
-        "logits_dense": before.logits,
-        "logits_pruned": after.logits,
+        **score.arrays(before, after, data.validation),
         "heads": pruned.masks.heads,
         "neurons": pruned.masks.neurons,
     }

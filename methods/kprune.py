@@ -149,14 +149,16 @@ class Knowledge:
         return heads.repeat_interleave(self.model.shape.head_dim)
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """T^2 KL(teacher || student) averaged over the batch; for a regression the squared error of the logits."""
-        if self.calibration.regression:
+        """T^2 KL(teacher || student) averaged over the batch (of start and end their mean); for a regression the squared
+        error of the logits."""
+        if self.calibration.kind == "regression":
             if self.method.legacy_broadcast:
                 return (logits - target.flatten()).square().mean()  # [B, 1] - [B]: every example with every other
             return (logits - target).square().mean()
         t = self.method.temperature
-        student, teacher = F.log_softmax(logits / t, -1), F.log_softmax(target / t, -1)
-        return t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
+        distributions = logits.shape[0] * logits[0, 0].numel()
+        return t * t * F.kl_div(student, teacher, reduction="sum", log_target=True) / distributions
 
 
 def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float) -> float:

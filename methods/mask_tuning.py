@@ -59,9 +59,9 @@ def normal_equations(
 
     Unknowns: the kept units, for an attention also a column of ones. A unit's column is its contribution to the output
     projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
-    feed-forward only the first token counts.
+    feed-forward of a classifier only the first token counts.
     """
-    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1
+    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1 and not model.spans
     columns = torch.as_tensor((kept[:, None] * width + np.arange(width)).ravel(), device=model.device)
     projection = model.projection(s)
     weight = projection.weight[:, columns].double()  # [d, k]

@@ -103,7 +103,7 @@ class GradientImportance(Scorer):
     @staticmethod
     def _mean_gradient(model: PrunableModel, calibration: Calibration) -> None:
         for batch in progress(calibration.batches, "gradients"):
-            loss = task_loss(model.forward(batch), batch["labels"], calibration.regression)
+            loss = task_loss(model.forward(batch), batch["labels"], calibration.kind)
             (loss * (len(batch["labels"]) / calibration.examples)).backward()  # type: ignore[no-untyped-call]
 
     @staticmethod
@@ -111,7 +111,7 @@ class GradientImportance(Scorer):
         squares = [torch.zeros_like(weight) for weight in weights]
         for batch in progress(calibration.batches, "squared gradients"):
             for example in _examples(batch):
-                loss = task_loss(model.forward(example), example["labels"], calibration.regression)
+                loss = task_loss(model.forward(example), example["labels"], calibration.kind)
                 for square, gradient in zip(squares, torch.autograd.grad(loss, weights), strict=True):
                     square.addcmul_(gradient, gradient, value=1 / calibration.examples)
         return squares

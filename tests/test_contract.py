@@ -93,8 +93,17 @@ TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy",
 class Characters:
     """An encoder that needs no checkpoint: one token for every letter."""
 
-    def encode(self, split, rows):
-        texts = [[column[row] for row in rows] for column in split.texts]
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def labels(self, rows):
+        return self.split.labels[rows]
+
+    def encode(self, rows):
+        texts = [[column[row] for row in rows] for column in self.split.texts]
         ids = [[2 + ord(letter) % 50 for letter in " ".join(parts)][:20] for parts in zip(*texts, strict=True)]
         return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
 
@@ -118,7 +127,7 @@ def test_a_method_sees_neither_evaluation_data_nor_labels_that_it_did_not_ask_fo
             pq.write_table(table.set_column(2, "label", [[1 - label for label in table["label"].to_pylist()]]).slice(3), file)
         monkeypatch.setenv("BENCH_DATA", str(tmp_path / str(poison)))
         splits = data.load("pairs", TASK)
-        sample = draw(CalibrationPlan("tokens", 400, None, 8), TASK, splits.train, Characters(), 0, "cpu")
+        sample = draw(CalibrationPlan("tokens", 400, None, 8), TASK, Characters(splits.train), Characters(splits.train), 0, "cpu")
         assert splits.validation.texts[0][0] not in splits.train.texts[0]
         method = maker(name)()
         seen = sample if method.labels else sample.without_labels()

@@ -64,15 +64,16 @@ def test_it_learns_and_frozen_embeddings_stay(small):
 
 
 def test_the_recipe_is_cut_at_a_number_of_tokens(small):
-    from bench.calibration import Encoder
+    from bench.encoding import Encoder
 
     run, task_data = small
     encoder = Encoder(finetune.base_folder(run), run.task, run.model.arch)
     limited = replace(run, task=replace(run.task, tuning=TaskTuning(max_tokens=300)))
-    rows, examples = finetune._training_rows(limited, task_data.train, encoder)
-    lengths = [len(example["input_ids"]) for example in examples]
+    train = encoder.examples(task_data.train)
+    rows = finetune._training_rows(limited, train)
+    lengths = [len(example["input_ids"]) for example in train.encode(rows)]
     assert sum(lengths) <= 300
-    everything, _ = finetune._training_rows(run, task_data.train, encoder)
+    everything = finetune._training_rows(run, train)
     assert len(rows) < len(everything) == 60
     assert rows.tolist() == everything[: len(rows)].tolist()
 
