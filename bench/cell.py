@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from bench import checks, config, data, dense, machine, record, store
+from bench import checks, config, data, dense, latency_table, machine, record, store
 from bench.config import Keys, Model, Run, Task
 from bench.errors import UserError, first_line
 from bench.method import Skip
@@ -84,8 +83,9 @@ def run_cell(run: Run) -> Outcome:
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["machine"] = {"name": name, "threads": run.threads}
-    if checkpoint and not run.keys.rerun:
-        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL)
+    table = latency_table.kept(run, checkpoint) if checkpoint else None
+    if checkpoint and not run.keys.rerun and (table or run.keys.unit != "latency"):
+        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table)
         stored, reason = store.answer(results, fresh, run.threads)
         if stored:
             say("this run is stored already; rerun=true repeats it")
@@ -96,7 +96,7 @@ def run_cell(run: Run) -> Outcome:
 
 
 def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> Outcome:
-    arrays: dict[str, Any] = {"gold": np.asarray(task_data.validation.labels)}
+    arrays: dict[str, Any] = {"gold": task_data.validation.labels}
     start = time.perf_counter()
     try:
         arrays = execute(run, task_data, checkpoint, fresh)

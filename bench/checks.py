@@ -13,14 +13,14 @@ from bench.config import Keys, Model, ModelTuning, Task
 from bench.errors import UserError, nearest
 from bench.files import place
 
-CLASSIFICATION, REGRESSION = {"accuracy", "f1"}, {"pearson", "spearman"}
+METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spearman"}, "span": {"exact_match", "f1"}}
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
 def check_keys(keys: Keys) -> None:
     """The run's own keys."""
-    _choice("unit", keys.unit, {"flops", "params"}, later={"latency", "weights"})
-    _choice("precision", keys.precision, {"fp32"}, later={"bf16"})
+    _choice("unit", keys.unit, {"flops", "params", "latency"}, later={"weights"})
+    _choice("precision", keys.precision, {"fp32", "bf16"})
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
     _choice("latency", keys.latency.plan, {"none", "quick"}, later={"paper"})
     _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
@@ -46,10 +46,15 @@ def check_task(name: str, task: Task) -> None:
     names_are_good = labels is None or (len(labels) > 1 and len(set(labels)) == len(labels))
     _demand(f"{where}labels", labels, names_are_good, "at least two different names, or null for a regression")
     for metric in task.metrics:
-        _choice(f"{where}metrics", metric, REGRESSION if labels is None else CLASSIFICATION)
+        _choice(f"{where}metrics", metric, METRICS[task.kind])
     if task.score not in task.metrics:
         raise UserError(f"{where}score={task.score} is not among its metrics{nearest(task.score, task.metrics)}")
     _demand(f"{where}metrics", "f1", "f1" not in task.metrics or task.outputs == 2, "it is defined for two labels here")
+    if task.windows:
+        _demand(f"{where}labels", labels, labels is None, "answers have no classes, it is null")
+        _demand(f"{where}columns", task.columns, len(task.columns) == 2, "the question's column and the context's")
+        for name in ("stride", "best", "longest_answer"):
+            _demand(f"{where}windows.{name}", getattr(task.windows, name), getattr(task.windows, name) >= 1, "at least 1")
     _demand(f"{where}length", task.length, task.length > 0, "the mean number of tokens of an example, more than 0")
     _demand(f"{where}max_length", task.max_length, task.max_length >= 3, "a number of tokens, at least 3")
     _demand(f"{where}batch", task.batch, task.batch >= 1, "at least 1")

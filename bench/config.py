@@ -52,6 +52,7 @@ class Arch:
     feed_forward: FeedForwardPaths
     head: list[str]
     new_weights: list[str]
+    span_head: str
 
 
 @dataclass
@@ -119,8 +120,23 @@ class TaskTuning:
 
 
 @dataclass
+class Windows:
+    """How the contexts of questions are cut, and how answers are read off (SQuAD).
+
+    `stride` tokens overlap; an answer is a pair of the `best` starts and ends, of at most `longest_answer` tokens;
+    `unanswerable`: there may be none (SQuAD v2.0).
+    """
+
+    stride: int = 128
+    best: int = 20
+    longest_answer: int = 30
+    unanswerable: bool = False
+
+
+@dataclass
 class Task:
-    """A task by name: columns, labels (None: regression), metrics, and the constants of the protocol (conf/task)."""
+    """A task by name: columns, labels (None: numbers, or answers where there are windows), metrics, and the constants
+    of the protocol (conf/task)."""
 
     columns: list[str]
     labels: list[str] | None
@@ -133,12 +149,18 @@ class Task:
     build: str | None = None
     batch: int = 32
     calibration_tokens: int = 100_000
+    windows: Windows | None = None
     tuning: TaskTuning = field(default_factory=TaskTuning)
 
     @property
+    def kind(self) -> str:
+        """What is asked for: classification, regression, or span (start and end of an answer)."""
+        return "span" if self.windows else "regression" if self.labels is None else "classification"
+
+    @property
     def outputs(self) -> int:
-        """The number of outputs of a model for this task."""
-        return len(self.labels) if self.labels else 1
+        """The number of outputs of a model for this task: of an example, or for a span of every token."""
+        return {"span": 2, "regression": 1}.get(self.kind) or len(self.labels or ())
 
 
 @dataclass
@@ -215,6 +237,7 @@ class Run:
                 "score": task.score,
                 "length": task.length,
                 "max_length": task.max_length,
+                **({"windows": asdict(task.windows)} if task.windows else {}),
             },
             "model": {"name": self.model_name, "type": self.model.arch.model_type, "attention": self.model.attention},
             "unit": self.keys.unit,

@@ -1,6 +1,6 @@
 """Task data: where the splits of a task are found, and what is checked in them. Imports neither torch nor transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,16 @@ from bench.hub import fetch_split
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `texts` holds one list per text column, `labels` int64 class indices or float64 numbers, in row order."""
+    """One split in row order: `texts` holds one list per text column, `labels` int64 class indices or float64 numbers;
+    for questions `answers` holds each one's gold answers and the characters of the context that they start at."""
 
     sha256: str
     texts: list[list[str]]
     labels: NDArray[np.int64] | NDArray[np.float64]
+    answers: list[tuple[list[str], list[int]]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.texts[0])
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ def read_split(path: Path, task: Task) -> Split:
     if not table.num_rows:
         raise UserError(f"{named} holds no rows")
     texts = [_texts(table[column], f"{named}: column {column!r}") for column in task.columns]
-    return Split(digest(path), texts, _labels(table[task.label], task, f"{named}: column {task.label!r}"))
+    where = f"{named}: column {task.label!r}"
+    if task.kind == "span":
+        return Split(digest(path), texts, np.empty(0, np.int64), _answers(table[task.label], texts[1], where))
+    return Split(digest(path), texts, _labels(table[task.label], task, where))
 
 
 def _texts(column: pa.ChunkedArray, where: str) -> list[str]:
@@ -146,6 +151,21 @@ def _no_nulls(column: pa.ChunkedArray, where: str) -> None:
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise UserError(f"{where} is empty in row {row}")
+
+
+def _answers(column: pa.ChunkedArray, contexts: list[str], where: str) -> list[tuple[list[str], list[int]]]:
+    """Gold answers; every one stands in its context where it says."""
+    _no_nulls(column, where)
+    kind = column.type
+    if not (pa.types.is_struct(kind) and {"text", "answer_start"} <= {field.name for field in kind}):
+        raise UserError(f"{where} holds {kind}, answers are structures of text and answer_start")
+    result = []
+    for row, (entry, context) in enumerate(zip(column.to_pylist(), contexts, strict=True)):
+        texts, starts = list(entry["text"] or ()), list(entry["answer_start"] or ())
+        if len(texts) != len(starts) or any(context[at : at + len(text)] != text for text, at in zip(texts, starts, strict=True)):
+            raise UserError(f"{where}: the answers in row {row} do not stand in the context where answer_start says")
+        result.append((texts, starts))
+    return result
 
 
 def _labels(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[np.int64] | NDArray[np.float64]:

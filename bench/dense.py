@@ -106,6 +106,7 @@ def tuned_key(run: Run, data: TaskData) -> str | None:
         "columns": run.task.columns,
         "labels": run.task.labels,
         "max_length": run.task.max_length,
+        **({"windows": asdict(run.task.windows)} if run.task.windows else {}),
         "train": data.train.sha256,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -117,7 +118,7 @@ def tuned_folder(key: str) -> Path:
 
 
 def _checked(folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None) -> Checkpoint:
-    check_folder(folder, run.model.arch, run.task.outputs)
+    check_folder(folder, run.model.arch, run.task.outputs, run.task.kind == "span")
     return Checkpoint(folder, source, identity(folder), expected, label_map)
 
 
@@ -147,8 +148,8 @@ def identity(folder: Path) -> str:
     return total.hexdigest()
 
 
-def check_folder(folder: Path, arch: Arch, outputs: int) -> None:
-    """A transformers folder is whole, of this architecture, and has this number of outputs.
+def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) -> None:
+    """A transformers folder is whole, of this architecture, and has this number of outputs (spans: of every token).
 
     Raises:
         UserError: one sentence for what is wrong with it.
@@ -166,11 +167,12 @@ def check_folder(folder: Path, arch: Arch, outputs: int) -> None:
     shapes: dict[str, list[int]] = {}
     for file in files:
         shapes |= _safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
-    head = [shape for name, shape in shapes.items() if name.startswith(f"{arch.head[-1]}.") and len(shape) == 2]
+    last = arch.span_head if spans else arch.head[-1]
+    head = [shape for name, shape in shapes.items() if name.startswith(f"{last}.") and len(shape) == 2]
     if not shapes:  # a pickle says only on loading what it holds
         return
     if not head:
-        raise UserError(f"{folder} has no classifier: it is a base encoder, not a fine-tuned model")
+        raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
     if head[-1][0] != outputs:
         raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from bench import dense, score
-from bench.calibration import Encoder
 from bench.config import Model, Run
-from bench.data import Split, TaskData
+from bench.data import TaskData
 from bench.dense import Checkpoint
+from bench.encoding import Encoder, Examples, Rows
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
 from bench.machine import has_bf16
@@ -37,10 +37,12 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
     target, work = dense.tuned_folder(key), cache_folder() / "tuned" / f".work-{key}"
     encoder = Encoder(base, run.task, run.model.arch)
     module = _with_new_head(run, base)
-    rows, examples = _training_rows(run, data.train, encoder)
+    train = encoder.examples(data.train)
+    rows = _training_rows(run, train)
+    examples = train.encode(rows)
     tokens = sum(len(example["input_ids"]) for example in examples)
     say(f"fine-tuning {run.model_name} for {run.task_name}, once: {len(rows)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs")
-    _train(run, module, encoder, list(zip(examples, data.train.labels[rows].tolist(), strict=True)), work)
+    _train(run, module, encoder, list(zip(examples, train.labels(rows), strict=True)), work)
 
     def fill(half: Path) -> None:
         module.save_pretrained(half)
@@ -48,7 +50,7 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
 
     whole_folder(target, fill)
     shutil.rmtree(work, ignore_errors=True)
-    dense.check_folder(target, run.model.arch, run.task.outputs)
+    dense.check_folder(target, run.model.arch, run.task.outputs, run.task.kind == "span")
     return Checkpoint(target, f"tuned:{key[:12]}", dense.identity(target))
 
 
@@ -66,14 +68,11 @@ def _with_new_head(run: Run, base: Path) -> Any:
 
     set_seed(SEED)
     labels = run.task.labels or ["score"]
-    module, lacking = score.load_module(
-        run,
-        base,
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
-        problem_type="single_label_classification" if run.task.labels else "regression",
-    )
-    new = tuple(f"{name}." for name in run.model.arch.new_weights)
+    named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    kinds = {"classification": "single_label_classification", "regression": "regression"}
+    config = {**named, "problem_type": kinds[run.task.kind]} if run.task.kind in kinds else {}
+    module, lacking = score.load_module(run, base, **config)
+    new = tuple(f"{name}." for name in [*run.model.arch.new_weights, run.model.arch.span_head])
     if lacking := [name for name in lacking if not name.startswith(new)]:
         raise UserError(f"the base of {run.model_name} lacks weights: {', '.join(lacking[:3])}")
     if run.model.tuning.freeze_embeddings:
@@ -81,15 +80,15 @@ def _with_new_head(run: Run, base: Path) -> Any:
     return module
 
 
-def _training_rows(run: Run, train: Split, encoder: Encoder) -> tuple[np.ndarray, list[dict[str, list[int]]]]:
-    """A seeded permutation of train, cut at the recipe's number of tokens."""
+def _training_rows(run: Run, train: Examples) -> Rows:
+    """A seeded permutation of train's examples, cut at the recipe's number of tokens."""
     order = np.random.default_rng(SEED).permutation(len(train))
     limits = [limit for limit in (run.task.tuning.max_tokens, run.model.tuning.max_tokens) if limit]
     if limits:
         few = order[: min(limits) // 4]  # an example has four tokens at the least
-        lengths = np.cumsum([len(example["input_ids"]) for example in encoder.encode(train, few)])
+        lengths = np.cumsum([len(example["input_ids"]) for example in train.encode(few)])
         order = few[: max(1, int(np.searchsorted(lengths, min(limits), side="right")))]
-    return order, encoder.encode(train, order)
+    return order
 
 
 def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], work: Path) -> None:
@@ -131,8 +130,10 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], w
 
     def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
         inputs, labels = zip(*batch, strict=True)
-        kind = np.float64 if run.task.labels is None else np.int64
-        return dict(encoder.batch(inputs, np.array(labels, dtype=kind), "cpu"))
+        out = dict(encoder.batch(inputs, np.array(labels), "cpu"))
+        if run.task.kind == "span":
+            out["start_positions"], out["end_positions"] = out.pop("labels").unbind(1)
+        return out
 
     module.train()
     trainer = Trainer(

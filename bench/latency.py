@@ -25,9 +25,9 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: i
     if plan.plan == "none":
         return {"plan": "none", "headline": None, "grid": [], "notes": []}
     length = min(plan.length, positions)
-    batch = _inputs(dense, plan.batch, length, device)
+    batch = inputs(dense, plan.batch, length, device)
     say(f"timing dense against pruned, batch {plan.batch}, length {length}")
-    run_dense, run_pruned = _timer(dense, batch, device), _timer(pruned, batch, device)
+    run_dense, run_pruned = timer(dense, batch, device), timer(pruned, batch, device)
     for _ in range(WARM_UP):
         run_dense(), run_pruned()
     times = _rounds(run_dense, run_pruned, plan)
@@ -48,7 +48,7 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: i
     return {"plan": plan.plan, "headline": point, "grid": [point], "notes": []}
 
 
-def _inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
+def inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
     """Full-length examples of ordinary token ids; no padding."""
     config: Any = module.config
     generator = torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ def _inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
 
 
-def _timer(module: nn.Module, batch: dict[str, torch.Tensor], device: str) -> Callable[[], float]:
+def timer(module: nn.Module, batch: dict[str, torch.Tensor], device: str) -> Callable[[], float]:
     """A function that runs one forward pass and returns its seconds: CUDA events on a GPU, the clock elsewhere."""
 
     def on_cpu() -> float:

@@ -14,15 +14,52 @@ from bench.config import Arch
 from bench.masks import Masks, Shape
 
 Batch = Mapping[str, Tensor]  # input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B], where asked for
+NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every sub-layer needs beside the hidden state. `real` [B, T]: which tokens are no padding;
-    `attend`: what is added to (or, as bool, selects from) the attention scores, broadcast to [B, H, T, T]."""
+    """Where the real tokens of a padded batch lie, and what attention needs beside the hidden state.
 
-    real: Tensor
-    attend: Tensor | None
+    Hidden states are packed: [tokens, d] holds the real tokens of a batch, example after example. `size` is (B, T);
+    `index` [tokens] their places in the padded batch, flattened, None where there is no padding; `first` [B] the rows of
+    the examples' first tokens; `mask` bool [B, 1, 1, T]; `bias` [1, H, T, T] what is added to the attention scores.
+    """
+
+    size: tuple[int, int]
+    index: Tensor | None
+    first: Tensor
+    mask: Tensor | None
+    bias: Tensor | None
+
+    @staticmethod
+    def of(attention_mask: Tensor, bias: Tensor | None = None) -> "Context":
+        """From a batch's attention mask [B, T]."""
+        batch, length = attention_mask.shape
+        index = attention_mask.flatten().nonzero().flatten()
+        lengths = attention_mask.sum(1)
+        if len(index) == batch * length:
+            return Context((batch, length), None, lengths.cumsum(0) - lengths, None, bias)
+        return Context((batch, length), index, lengths.cumsum(0) - lengths, attention_mask.bool()[:, None, None, :], bias)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[tokens, ...] to [B, T, ...], zeros at the padding."""
+        batch, length = self.size
+        if self.index is not None:
+            packed = packed.new_zeros(batch * length, *packed.shape[1:]).index_copy(0, self.index, packed)
+        return packed.view(batch, length, *packed.shape[1:])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] to [tokens, ...]."""
+        flat = padded.flatten(0, 1)
+        return flat if self.index is None else flat.index_select(0, self.index)
+
+    def attend(self, dtype: torch.dtype) -> Tensor | None:
+        """What selects from (bool) or is added to the attention scores, broadcast to [B, H, T, T]."""
+        if self.bias is None:
+            return self.mask
+        bias = self.bias.to(dtype)
+        return bias if self.mask is None else bias.masked_fill(~self.mask, torch.finfo(dtype).min)
 
 
 class PrunableModel:
@@ -36,6 +73,7 @@ class PrunableModel:
         self.arch = arch
         layers: Any = module.get_submodule(arch.layers)
         self.layers = layers
+        self.spans = hasattr(module, arch.span_head)
         config: Any = module.config
         heads, hidden = getattr(config, arch.heads), getattr(config, arch.hidden)
         head_dim = self._part(0, arch.attention.query).out_features // heads
@@ -51,8 +89,8 @@ class PrunableModel:
         return PrunableModel(copy.deepcopy(self.module), self.arch)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, outputs]."""
-        return self.module(**inputs_of(batch)).logits  # type: ignore[no-any-return]
+        """Logits [B, outputs], or [B, T, 2] of starts and ends."""
+        return logits_of(self.module, batch)
 
     def _part(self, layer: int, path: str) -> Any:
         return self.layers[layer].get_submodule(path)
@@ -72,38 +110,48 @@ class PrunableModel:
         return [self._part(sublayer // 2, name) for name in names]
 
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
-        """Hidden state [B, T, d] below the first sub-layer, and the context of the batch."""
+        """Hidden state [tokens, d] below the first sub-layer, and the context of the batch."""
         ids = inputs_of(batch)
         mask = ids.pop("attention_mask")
         hidden = self.module.get_submodule(self.arch.embeddings)(**ids)
-        attend: Tensor | None = mask.bool()[:, None, None, :]
+        bias: Tensor | None = None
         if self.arch.position_bias:
             owner, _, name = self.arch.position_bias.rpartition(".")
-            bias = getattr(self.module.get_submodule(owner), name)(hidden)[:1]  # the same for all examples
-            attend = bias.masked_fill(~attend, torch.finfo(hidden.dtype).min)  # type: ignore[operator]
-        return hidden, Context(mask.bool(), attend)
+            bias = getattr(self.module.get_submodule(owner), name)(hidden[:1])  # the same for all examples
+        context = Context.of(mask, bias)
+        return context.pack(hidden), context
 
     def features(self, sublayer: int, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """x [B, T, columns], the input of the output projection before any mask, and the residual [B, T, d]."""
+        """x [tokens, columns], the input of the output projection before any mask, and the residual [tokens, d]."""
         layer, paths = sublayer // 2, self.paths(sublayer)
         if sublayer % 2:
             return self._part(layer, paths.activation)(self._part(layer, paths.up)(hidden)), hidden
-        query, key, value = (linear(hidden).unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for linear in self.producers(sublayer))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend)
-        return mixed.transpose(1, 2).flatten(2), hidden
+        query, key, value = (
+            context.pad(linear(hidden)).view(*context.size, -1, self.shape.head_dim).transpose(1, 2) for linear in self.producers(sublayer)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend(query.dtype))
+        return context.pack(mixed.transpose(1, 2).flatten(2)), hidden
 
     def close(self, sublayer: int, stream: Tensor) -> Tensor:
-        """The next hidden state from the residual stream after a sub-layer (residual + projection output) [B, T, d]."""
+        """The next hidden state from the residual stream after a sub-layer (residual + projection output) [tokens, d]."""
         return self._part(sublayer // 2, self.paths(sublayer).norm)(stream)  # type: ignore[no-any-return]
 
     def sublayer(self, sublayer: int, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """One sub-layer. Returns x [B, T, columns], the input of the output projection before any mask; the residual
-        [B, T, d] that is added to the projection's output; and the next hidden state [B, T, d], masks applied."""
+        """One sub-layer. Returns x [tokens, columns], the input of the output projection before any mask; the residual
+        [tokens, d] that is added to the projection's output; and the next hidden state [tokens, d], masks applied."""
         x, residual = self.features(sublayer, hidden, context)
         return x, residual, self.close(sublayer, residual + self.projection(sublayer)(x))
 
     def output(self, hidden: Tensor, context: Context) -> Tensor:
-        """Logits [B, outputs] from the last hidden state."""
+        """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone; of starts
+        and ends [B, T, 2]."""
+        with torch.autocast(self.device.type, enabled=False):  # losses compare logits that hardly differ
+            if self.spans:
+                logits = context.pad(self.module.get_submodule(self.arch.span_head)(hidden))
+                return logits if context.mask is None else logits.masked_fill(~context.mask[:, 0, 0, :, None], NEVER)
+            return self._classify(hidden[context.first][:, None])
+
+    def _classify(self, hidden: Tensor) -> Tensor:
         for step in self.arch.head:
             if step == "first_token":
                 hidden = hidden[:, 0]
@@ -112,6 +160,13 @@ class PrunableModel:
             else:
                 hidden = self.module.get_submodule(step)(hidden)
         return hidden
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B, outputs] or [B, T, 2], computed piece by piece on the real tokens alone."""
+        hidden, context = self.embed(batch)
+        for sublayer in range(self.shape.sublayers):
+            hidden = self.sublayer(sublayer, hidden, context)[2]
+        return self.output(hidden, context)
 
     @contextmanager
     def masked(self, columns: Mapping[int, Tensor]) -> Iterator[None]:
@@ -137,6 +192,20 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+def logits_of(module: nn.Module, batch: Batch) -> Tensor:
+    """Logits [B, outputs] of a transformers model, or [B, T, 2] of starts and ends, which padding never is."""
+    out = module(**inputs_of(batch))
+    if "logits" in out:
+        return out.logits  # type: ignore[no-any-return]
+    logits = torch.stack([out.start_logits, out.end_logits], -1)
+    return logits.masked_fill(~batch["attention_mask"].bool()[..., None], NEVER)
+
+
+def widened(x: Tensor) -> Tensor:
+    """The same numbers in float32 at the least, for sums over many of them."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:

@@ -53,11 +53,12 @@ def instantiate(run: Run) -> Method:
         raise UserError(f"method {run.method}: {first_line(error)}") from error
 
 
-def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget) -> Pruning:
+def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget, precision: str = "fp32") -> Pruning:
     """Run a method on its own copy of the model, timed from a cold, warmed-up state to final masks and weights.
 
     A pass (forward and backward of the dense model over the calibration set, gradients of the masks only) is timed
-    half before and half after, so that a drifting machine cancels.
+    half before and half after, so that a drifting machine cancels; in fp32 whatever the precision, since it is the unit.
+    With precision bf16 the method's float32 matrix products are computed in bfloat16 (autocast); float64 ones stay.
     """
     model = dense.copy()
     seen = calibration if method.labels else calibration.without_labels()
@@ -69,7 +70,8 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     with peak_memory(model.device) as peak, collect() as stages:
         synchronize()
         others, start = OtherWork(), time.perf_counter()
-        with torch.set_grad_enabled(method.gradients):
+        bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+        with torch.set_grad_enabled(method.gradients), bf16:
             masks = method.prune(model, seen, budget)
         synchronize()
         seconds = time.perf_counter() - start

@@ -23,6 +23,7 @@ from bench.masks import Masks
 if TYPE_CHECKING:
     from torch import nn
 
+    from bench.latency_table import Table
     from bench.model import PrunableModel
     from bench.score import Score
 
@@ -34,15 +35,20 @@ SECTIONS = {  # the keys of the record's sections; always all present, null wher
     "dense": ("score", "metrics", "flops", "params", "checkpoint", "expected"),
     "pruned": ("score", "metrics", "flops", "params", "flops_kept", "params_kept", "weights_kept", "heads", "neurons", "mask_error"),
     "prune": ("seconds", "stages", "peak_bytes", "pass_seconds", "passes", "notes"),
-    "latency": ("plan", "headline", "grid", "notes"),
+    "latency": ("plan", "headline", "grid", "notes"),  # and table, null but for unit=latency
     "seconds": ("total", "dense", "prune", "shrink", "score", "latency"),
     "software": ("python", "torch", "transformers", "prunebench", "commit", "dirty", "method_source"),
 }
 
 
-def run_id(run: Run, checkpoint_sha256: str | None, protocol: int) -> str:
-    """Hash of the meaning of a run: what is computed, never where from or how fast."""
+def run_id(run: Run, checkpoint_sha256: str | None, protocol: int, table: "Table | None" = None) -> str:
+    """Hash of the meaning of a run: what is computed, never where from or how fast.
+
+    A budget in seconds means something only beside the latency table that it is counted in.
+    """
     meaning = {**run.meaning(), "checkpoint": checkpoint_sha256, "schema": SCHEMA, "protocol": protocol}
+    if table:
+        meaning["table"] = table.sha256
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -72,7 +78,7 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "dense": dict.fromkeys(SECTIONS["dense"]),
         "pruned": dict.fromkeys(SECTIONS["pruned"]),
         "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
-        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": []},
+        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": [], "table": None},
         "seconds": dict.fromkeys(SECTIONS["seconds"]),
         "machine": None,
         "software": software(run),

@@ -7,7 +7,6 @@ starts, so that a stored result or an error never waits for it.
 from typing import Any
 
 from bench import machine
-from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
@@ -28,28 +27,32 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, finetune, latency, score, shrink
+    from bench import calibration, encoding, finetune, latency, latency_table, score, shrink
 
     machine.hush()
     with collect() as seconds:
         # 1. Dense: found or fine-tuned, scored once per content.
         with stage("dense"):
             checkpoint = checkpoint or finetune.tune(run, data)
-            record["id"] = run_id(run, checkpoint.sha256, PROTOCOL)
             dense = score.load_dense(run, checkpoint)
-            encoder = calibration.Encoder(checkpoint.folder, run.task, run.model.arch)
+            encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
             before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
-        budget = Budget.of(dense.shape, run.keys.unit, run.keys.ratio, run.task.length)
+        table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
+        record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
+        record["latency"]["table"] = table and table.section()
+        budget = latency_table.budget(run, dense.shape, table)
         record["dense"] = dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.score:.2f}")
 
         # 2. Calibration: the same examples for every method, drawn from train.
-        sample = calibration.draw(run.keys.calibration, run.task, data.train, encoder, run.keys.seed, run.device)
+        sample = calibration.draw(run.keys.calibration, run.task, encoder.examples(data.train), encoder, run.keys.seed, run.device)
         record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256}
 
         # 3. Prune: timed from a cold model to final masks and weights.
+        if run.keys.precision == "bf16" and not machine.has_bf16(run.device):
+            say("this machine has no bf16 units: precision=bf16 will be slower than fp32")
         say(f"pruning with {run.method} on {sample.examples} examples, {sample.tokens} tokens")
-        pruned = pruning.prune(method, dense, sample, budget)
+        pruned = pruning.prune(method, dense, sample, budget, run.keys.precision)
         record["prune"] = pruned.cost
         seconds["prune"] = pruned.cost["seconds"]
 
@@ -68,12 +71,10 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 6. Latency: dense and shrunk in strict alternation.
         with stage("latency"):
-            record["latency"] = latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
+            record["latency"] |= latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
         record["seconds"] |= seconds
     return {
-        "gold": data.validation.labels,
-        "logits_dense": before.logits,
-        "logits_pruned": after.logits,
+        **score.arrays(before, after, data.validation),
         "heads": pruned.masks.heads,
         "neurons": pruned.masks.neurons,
     }

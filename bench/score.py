@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bench import metrics
-from bench.calibration import Encoder
+from bench import metrics, spans
 from bench.config import Run
 from bench.data import Split
 from bench.dense import Checkpoint
+from bench.encoding import Encoder, Examples
 from bench.errors import UserError, first_line
 from bench.files import cache_folder
-from bench.model import PrunableModel
+from bench.model import NEVER, PrunableModel, logits_of
 from bench.stages import progress, say
 
 BATCH = 32
@@ -29,9 +29,10 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Score:
-    """Logits [examples, outputs] in row order of the split, the metrics in percent, and the one that is the score."""
+    """What is kept of every example in row order of the split (`logits` [examples, outputs]; of questions `answers`, `em`,
+    `f1`), the metrics in percent, and the one that is the score."""
 
-    logits: Logits
+    arrays: dict[str, np.ndarray]
     metrics: dict[str, float]
     score: float
 
@@ -45,20 +46,22 @@ def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
     module, lacking = load_module(run, checkpoint.folder)
     if lacking:
         raise UserError(f"{checkpoint.folder} lacks weights of the model: {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}")
-    _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
+    if run.task.kind != "span":
+        _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
     return PrunableModel(module.to(run.device), run.model.arch)
 
 
 def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
-    """A transformers folder as a classifier in float32, and the weights that it lacks or has in another shape.
+    """A transformers folder in float32 as the model that the task needs, and the weights that it lacks or has in another shape.
 
     Raises:
         UserError: transformers cannot load it.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
+    kind = AutoModelForQuestionAnswering if run.task.kind == "span" else AutoModelForSequenceClassification
     try:
-        module, info = AutoModelForSequenceClassification.from_pretrained(
+        module, info = kind.from_pretrained(
             folder,
             num_labels=run.task.outputs,
             dtype=torch.float32,
@@ -101,40 +104,58 @@ def _order_outputs(head: nn.Module, labels: list[int]) -> None:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, encoder: Encoder, split: Split, device: str) -> Logits:
-    """Logits of every example in row order; batches are made of examples of similar length."""
-    examples = encoder.encode(split, range(len(split)))
-    order = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
-    parts = []
+def predict(module: nn.Module, encoder: Encoder, examples: Examples, device: str) -> Logits:
+    """Logits of every example in order; batches are made of examples of similar length."""
+    encoded = examples.encode(range(len(examples)))
+    order = np.argsort([len(example["input_ids"]) for example in encoded], kind="stable")
+    found: list[Logits] = []
     for start in progress(range(0, len(order), BATCH), "scoring"):
-        batch = encoder.batch([examples[row] for row in order[start : start + BATCH]], None, device)
-        parts.append(module(**batch).logits.float())
-    logits = np.empty((len(order), parts[0].shape[1]), np.float32)
-    logits[order] = torch.cat(parts).cpu().numpy()
+        batch = encoder.batch([encoded[row] for row in order[start : start + BATCH]], None, device)
+        found.append(logits_of(module, batch).float().cpu().numpy())
+    logits = np.full((len(order), *found[-1].shape[1:]), NEVER, np.float32)  # the longest come last
+    for start, part in zip(range(0, len(order), BATCH), found, strict=True):
+        rows = order[start : start + BATCH]
+        if part.ndim == 3:
+            logits[rows, : part.shape[1]] = part
+        else:
+            logits[rows] = part
     return logits
 
 
 def score(run: Run, module: nn.Module, encoder: Encoder, split: Split) -> Score:
-    """Logits and metrics of a model on the whole evaluation split."""
-    return _measured(run, predict(module, encoder, split, run.device), split)
+    """Metrics of a model on the whole evaluation split."""
+    examples = encoder.examples(split)
+    return _measured(run, predict(module, encoder, examples, run.device), examples, split)
 
 
-def _measured(run: Run, logits: Logits, split: Split) -> Score:
+def _measured(run: Run, logits: Logits, examples: Examples, split: Split) -> Score:
+    if isinstance(examples, spans.Windows):
+        answers = spans.read_answers(examples, logits)
+        values = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
+        values = {name: values[name] for name in run.task.metrics}
+        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[run.task.score])
     values = metrics.compute(run.task.metrics, logits, split.labels)
-    return Score(logits, values, values[run.task.score])
+    return Score({"logits": logits}, values, values[run.task.score])
+
+
+def arrays(before: Score, after: Score, split: Split) -> dict[str, np.ndarray]:
+    """What a record keeps of every example: gold labels and logits; of questions the answers and their scores."""
+    gold = {} if split.answers else {"gold": split.labels}
+    both = [(f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) for name, array in side.arrays.items()]
+    return {**gold, **dict(both)}
 
 
 def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, split: Split) -> Score:
     """The dense model's score, measured once per content of checkpoint, split and protocol, then cached."""
     facts: list[Any] = [checkpoint.sha256, checkpoint.label_map, split.sha256, run.meaning()["task"], run.meaning()["model"], run.device]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    file = cache_folder() / "dense" / f"{key}.npy"
+    file, examples = cache_folder() / "dense" / f"{key}.npy", encoder.examples(split)
     try:
         logits = np.load(file, allow_pickle=False)
     except (OSError, ValueError):
-        logits = predict(model.module, encoder, split, run.device)
+        logits = predict(model.module, encoder, examples, run.device)
         _keep(file, logits)
-    result = _measured(run, logits, split)
+    result = _measured(run, logits, examples, split)
     if checkpoint.expected is not None and abs(result.score - checkpoint.expected) > 1:
         say(f"warning: the dense score is {result.score:.2f}, the model's card claims {checkpoint.expected:.2f}")
     return result

@@ -35,27 +35,49 @@ HEADER = ["method", "task, model", "ratio", "seed", "dense", "pruned", "kept", "
 DISPENSABLE = ["passes", "kept", "seed", "dense"]  # in this order, where a terminal is narrow
 
 
+def cost_row(record: Record) -> list[str]:
+    """What pruning cost, for one record: a pass, seconds, seconds by stage, peak memory."""
+    prune = record["prune"]
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in (prune["stages"] or {}).items())
+    return [
+        record["method"]["name"],
+        f"{record['task']} {record['model']}",
+        f"{record['ratio']:g}",
+        str(record["calibration"]["tokens"] or "-"),
+        record["precision"],
+        _number(prune["passes"], ".2f"),
+        _number(prune["pass_seconds"], ".1f", " s"),
+        _number(prune["seconds"], ".1f", " s"),
+        _number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
+        stages,
+    ]
+
+
+COST_HEADER = ["method", "task, model", "ratio", "tokens", "precision", "passes", "a pass", "pruning", "peak", "seconds by stage"]
+COST_DISPENSABLE = ["precision", "tokens", "ratio", "a pass"]
+
+
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def print_table(rows: list[list[str]]) -> None:
+def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]) -> None:
     """A table that fits the terminal; without one, 100 columns. What does not fit is left out, and told."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
-    shown, left_out = list(range(len(HEADER))), []
-    for name in DISPENSABLE:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    shown, left_out = list(range(len(header))), []
+    for name in dispensable:
         if sum(widths[i] + 2 for i in shown) <= width:
             break
-        shown.remove(HEADER.index(name))
+        shown.remove(header.index(name))
         left_out.append(name)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for i in shown:
-        table.add_column(HEADER[i], justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(header[i], justify="left" if i < 2 else "right", overflow="fold")
     for cells in rows:
         table.add_row(*(cells[i] for i in shown))
     Console(width=width, highlight=False, markup=False).print(table)
@@ -64,8 +86,8 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def show(stored: list[Stored]) -> None:
-    """Print records as the table."""
-    print_table([row(entry.record) for entry in stored])
+    """Print records as the table of results."""
+    print_table([row(entry.record) for entry in stored], HEADER, DISPENSABLE)
     reasons = {(entry.record["method"]["name"], last_line(entry.record["reason"])) for entry in stored if entry.record["reason"]}
     for name, reason in sorted(reasons):
         print(f"{name}: {reason}")
@@ -81,8 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
+    costs = "--pruning" in words
+    words = [word for word in words if word != "--pruning"]
     if "-h" in words or "--help" in words:
-        print("python -m bench.show [FOLDER ...]   stored records as a table (default: results)")
+        print("python -m bench.show [--pruning] [FOLDER ...]   stored records as a table (default: results)")
+        print("  --pruning   what pruning cost: passes, seconds by stage, peak memory")
         return 0
     found: list[Stored] = []
     for folder in map(Path, words or [os.environ.get("BENCH_RESULTS", "results")]):
@@ -101,7 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
     machines = sorted({entry.record["machine"]["name"] for entry in found})
     for name in machines:  # timings of different machines never share a table
         print(f"machine {name}")
-        show(sorted((entry for entry in found if entry.record["machine"]["name"] == name), key=_order))
+        here = sorted((entry for entry in found if entry.record["machine"]["name"] == name), key=_order)
+        if costs:
+            print_table([cost_row(entry.record) for entry in here], COST_HEADER, COST_DISPENSABLE)
+        else:
+            show(here)
     return 0
 
 

@@ -9,7 +9,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from bench.masks import Masks
-from bench.model import Batch, PrunableModel, inputs_of
+from bench.model import Batch, PrunableModel, logits_of
 
 
 class Constant(nn.Module):
@@ -74,7 +74,7 @@ def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
 def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
     """The largest difference between the logits of the masked and of the shrunk model."""
     with model.masked(model.columns(masks)):
-        return max(float((model(batch) - small(**inputs_of(batch)).logits).abs().max()) for batch in batches)
+        return max(float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches)
 
 
 def _fold(small: PrunableModel, sublayer: int, masks: Masks) -> None:

@@ -27,9 +27,9 @@ class Gradients:
         return Scores((self.heads**2).sum(0), (self.neurons**2).sum(0))
 
 
-def task_loss(logits: Tensor, labels: Tensor, regression: bool) -> Tensor:
-    """The ordinary loss of the task: squared error or cross-entropy, mean over the batch."""
-    return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype)) if regression else F.cross_entropy(logits, labels)
+def task_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """The ordinary loss of the task, mean over the batch: squared error, cross-entropy, or the mean of start's and end's."""
+    return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype)) if kind == "regression" else F.cross_entropy(logits, labels)
 
 
 def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients:
@@ -40,7 +40,7 @@ def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients
     for batch in progress(calibration.batches, "Fisher information"):
         units = [torch.ones(shape.units(s), dtype=like.dtype, device=like.device, requires_grad=True) for s in range(shape.sublayers)]
         with model.masked({s: factors_of(model, s, unit) for s, unit in enumerate(units)}):
-            loss = task_loss(model(batch), batch["labels"], calibration.regression)
+            loss = task_loss(model.forward(batch), batch["labels"], calibration.kind)
         gradients = torch.autograd.grad(loss, units)
         for kind in (0, 1):
             kept[kind].append(torch.stack(gradients[kind::2]).double())

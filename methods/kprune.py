@@ -17,7 +17,7 @@ from bench.budget import TOLERANCE, Budget
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method
-from bench.model import PrunableModel
+from bench.model import PrunableModel, widened
 from bench.stages import progress, stage
 from methods.states import States, factors_of
 
@@ -28,7 +28,8 @@ class KPrune(Method):
 
     `mu` may be the word head_dim. `head_gradient`: a head's predictive knowledge is the mean of its columns' squared
     gradients (column, as the authors' code) or the square of its own gradient (head, as the paper's formula).
-    `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
+    `remeasure`: measure again only every so many sub-layers (from the second on, where gradients begin), 0: never, all
+    masks from one measurement of the dense model. `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
     """
 
     lambda_pred: float = 1.0
@@ -36,6 +37,7 @@ class KPrune(Method):
     mu: float | str = 64.0
     temperature: float = 2.0
     tuning: bool = True
+    remeasure: int = 1
     head_gradient: str = "column"
     legacy_tuning: bool = False
     legacy_broadcast: bool = False
@@ -45,6 +47,8 @@ class KPrune(Method):
     def __post_init__(self) -> None:
         if self.head_gradient not in ("column", "head"):
             raise ValueError(f"head_gradient={self.head_gradient}: column or head")
+        if self.remeasure < 0:
+            raise ValueError(f"remeasure={self.remeasure}: a number of sub-layers, or 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature:g}: more than 0")
         if isinstance(self.mu, str) and self.mu != "head_dim":
@@ -55,14 +59,13 @@ class KPrune(Method):
         masks = Masks.ones(model.shape)
         student = States.embedded(model, calibration.batches)
         teacher, pruned, left = student, False, budget.limit * TOLERANCE
-        knowledge = Knowledge(self, model, calibration)
+        knowledge, scores = Knowledge(self, model, calibration), list[Floats]()
         for s in progress(range(model.shape.sublayers), "K-prune, sub-layers"):
             with stage("measure"):
-                scores = knowledge.scores(student, s, budget)
+                scores = knowledge.scores(student, s, budget) if self._measured(s) else scores[1:]
             with stage("search"):
-                costs = [budget.unit_cost(t) for t in range(s, model.shape.sublayers)]
-                kept = scores[0] > threshold(scores, costs, left)
-                left -= float(kept.sum()) * costs[0]
+                kept = scores[0] > threshold(scores, s, budget, left)
+                left -= float(budget.price(s).of(int(kept.sum())))
                 masks.of(s)[:] = kept
             with stage("tune"):
                 if not pruned and kept.all():
@@ -72,6 +75,10 @@ class KPrune(Method):
                     pruned, teacher = True, student.fork()
                 self._tune(model, s, kept, teacher, student)
         return masks
+
+    def _measured(self, s: int) -> bool:
+        """Whether the knowledge is measured again before sub-layer s; that of the dense model has no gradients."""
+        return s == 0 or (self.remeasure > 0 and (s - 1) % self.remeasure == 0)
 
     def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
         """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
@@ -103,7 +110,8 @@ class Knowledge:
     def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
         """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
 
-        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run.
+        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run, and
+        representational knowledge ranks alone, also in the limit lambda_rep -> 0.
         """
         model, method = self.model, self.method
         above = range(s, model.shape.sublayers)
@@ -111,11 +119,10 @@ class Knowledge:
         squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
         for i, (hidden, context) in enumerate(zip(student.hidden, student.contexts, strict=True)):
             ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=s > 0) for t in above}
-            real = context.real.flatten().to(hidden.dtype)
             with model.masked(ones):
                 for j, t in enumerate(above):
                     x, _, hidden = model.sublayer(t, hidden, context)
-                    squares[j] += real @ x.detach().flatten(0, 1).square()
+                    squares[j] += widened(x.detach()).square().sum(0)
                 logits = model.output(hidden, context)
             if s == 0:
                 self.teacher_logits.append(logits)
@@ -124,11 +131,12 @@ class Knowledge:
             for j, gradient in enumerate(torch.autograd.grad(loss, list(ones.values()))):
                 predictive[j] += self._squared(gradient.double(), above[j])
         n, tokens = self.calibration.examples, self.calibration.tokens
+        lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
         result = []
         for j, t in enumerate(above):
-            columns = method.lambda_rep * squares[j] * self.weight_squares[t] / tokens
+            columns = lambda_rep * squares[j] * self.weight_squares[t] / tokens
             columns += method.lambda_pred * predictive[j] / (2 * n)
-            units = columns.view(model.shape.units(t), -1).mean(1) / budget.unit_cost(t)
+            units = columns.view(model.shape.units(t), -1).mean(1) / budget.price(t).each
             factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)
             result.append((factor * units).cpu().numpy())
         return result
@@ -141,26 +149,27 @@ class Knowledge:
         return heads.repeat_interleave(self.model.shape.head_dim)
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """T^2 KL(teacher || student) averaged over the batch; for a regression the squared error of the logits."""
-        if self.calibration.regression:
+        """T^2 KL(teacher || student) averaged over the batch (of start and end their mean); for a regression the squared
+        error of the logits."""
+        if self.calibration.kind == "regression":
             if self.method.legacy_broadcast:
                 return (logits - target.flatten()).square().mean()  # [B, 1] - [B]: every example with every other
             return (logits - target).square().mean()
         t = self.method.temperature
-        student, teacher = F.log_softmax(logits / t, -1), F.log_softmax(target / t, -1)
-        return t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
+        distributions = logits.shape[0] * logits[0, 0].numel()
+        return t * t * F.kl_div(student, teacher, reduction="sum", log_target=True) / distributions
 
 
-def threshold(scores: Sequence[Floats], costs: Sequence[float], left: float) -> float:
+def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float) -> float:
     """The smallest tau, out of the scores and minus infinity, for which {units with score > tau} fits (KPMS).
 
-    `scores` holds one array per sub-layer, `costs` the cost of a unit in each, `left` the remaining budget. Ties at
-    tau go together.
+    `scores` holds one array per sub-layer from `first` on, `left` is the remaining budget. Ties at tau go together.
     """
     values = np.concatenate(scores)
-    each = np.concatenate([np.full(len(part), cost) for part, cost in zip(scores, costs, strict=True)])
+    sublayers = np.repeat(first + np.arange(len(scores)), [len(part) for part in scores])
     order = np.argsort(-values, kind="stable")
-    fitting = int(np.searchsorted(np.cumsum(each[order]), left, side="right"))
+    fitting = int(np.searchsorted(budget.running(sublayers[order]), left, side="right"))
     return -np.inf if fitting == len(values) else float(values[order[fitting]])
 
 
@@ -179,8 +188,8 @@ def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: Sta
         stream = residual + projection(x)
         teacher.hidden[i] = model.close(s, stream)
         x, residual = model.features(s, student.hidden[i], context)
-        kept = x[context.real].index_select(1, columns).double()
-        wanted = (stream - residual - projection.bias)[context.real].double()
+        kept = x.index_select(1, columns).double()
+        wanted = (stream - residual - projection.bias).double()
         gram.addmm_(kept.T, kept)
         right.addmm_(kept.T, wanted)
     return gram, right

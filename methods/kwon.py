@@ -46,7 +46,8 @@ class Kwon(Method):
                 masks = Masks(_rearranged(masks.heads, gradients.heads), _rearranged(masks.neurons, gradients.neurons))
         if self.tuning and budget.ratio > 0:
             with stage("tune"):
-                masks, note = tune_masks(model, calibration, masks, teacher_masks, self.ffn_teacher)
+                # the first attention has nothing to make good: its input is the teacher's
+                masks, note = tune_masks(model, calibration, masks, teacher_masks, self.ffn_teacher, range(1, model.shape.sublayers))
                 self.notes += [note] if note else []
         return masks
 

@@ -3,7 +3,7 @@
 Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022, section 4.3.
 """
 
-from dataclasses import replace
+from collections.abc import Container
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
-from bench.model import Context, PrunableModel
+from bench.model import PrunableModel
 from bench.stages import progress
 from methods.states import States, factors_of
 
@@ -19,9 +19,14 @@ LIMIT = 10.0  # a factor beyond it ends all further tuning
 
 
 def tune_masks(
-    model: PrunableModel, calibration: Calibration, masks: Masks, teacher_masks: Masks, ffn_teacher: str
+    model: PrunableModel,
+    calibration: Calibration,
+    masks: Masks,
+    teacher_masks: Masks,
+    ffn_teacher: str,
+    sublayers: Container[int],
 ) -> tuple[Masks, str | None]:
-    """Factors for the kept units of binary masks, bottom to top; the first attention keeps its ones.
+    """Factors for the kept units of the named sub-layers of binary masks, bottom to top.
 
     The teacher is the model under `teacher_masks`; with ffn_teacher "full" the target of a feed-forward is its
     unmasked output on the masked teacher's inputs, as in the authors' code. Returns the masks and, where a factor beyond
@@ -33,7 +38,7 @@ def tune_masks(
     for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
         teacher_factors = factors_of(model, s, teacher_masks.of(s))
         kept = np.flatnonzero(masks.of(s))
-        if s > 0 and kept.size:
+        if s in sublayers and kept.size:
             target = torch.ones_like(teacher_factors) if s % 2 and ffn_teacher == "full" else teacher_factors
             factors = solve_damped(*normal_equations(model, s, kept, target, teacher, student))
             if s % 2 == 0:
@@ -54,9 +59,9 @@ def normal_equations(
 
     Unknowns: the kept units, for an attention also a column of ones. A unit's column is its contribution to the output
     projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
-    feed-forward only the first token counts.
+    feed-forward of a classifier only the first token counts.
     """
-    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1
+    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1 and not model.spans
     columns = torch.as_tensor((kept[:, None] * width + np.arange(width)).ravel(), device=model.device)
     projection = model.projection(s)
     weight = projection.weight[:, columns].double()  # [d, k]
@@ -67,9 +72,8 @@ def normal_equations(
         x, residual = model.features(s, teacher.hidden[i], context)
         wanted = residual + projection(x * target_factors) - projection.bias
         x, residual = model.features(s, student.hidden[i], context)
-        rows = _rows(context, first_token_only)
-        features = x[rows].index_select(1, columns).double()
-        wanted = (wanted - residual)[rows].double()
+        x, wanted = x.index_select(1, columns), wanted - residual
+        features, wanted = (part[context.first].double() if first_token_only else part.double() for part in (x, wanted))
         gram.addmm_(features.T, features)
         cross.addmm_(wanted.T, features)
         sum_x += features.sum(0)
@@ -84,15 +88,6 @@ def normal_equations(
         a = torch.cat([torch.cat([a, ones[:, None]], 1), torch.cat([ones, corner[None]])[None]])
         b = torch.cat([b, sum_target[None]])
     return a.cpu().numpy(), b.cpu().numpy()
-
-
-def _rows(context: Context, first_token_only: bool) -> Tensor:
-    """Which tokens [B, T] enter the sums."""
-    if not first_token_only:
-        return context.real
-    first = torch.zeros_like(context.real)
-    first[:, 0] = True
-    return replace(context, real=first).real
 
 
 def solve_damped(a: Floats, b: Floats) -> Floats:

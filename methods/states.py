@@ -10,7 +10,7 @@ from bench.model import Batch, Context, PrunableModel
 
 
 class States:
-    """The hidden state of every batch [B, T, d] below one sub-layer; it grows with the tokens, not with the layers."""
+    """The hidden state of every batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers."""
 
     def __init__(self, hidden: list[Tensor], contexts: list[Context]) -> None:
         self.hidden = hidden

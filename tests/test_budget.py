@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.budget import ALLOCATIONS, Budget, Scores, by_cost, joint, uniform
+from bench.budget import ALLOCATIONS, Budget, Price, Scores, by_cost, joint, uniform
 from bench.masks import Masks, Shape
 
 BERT_BASE = Shape(layers=12, heads=12, neurons=3072, hidden=768, head_dim=64)
@@ -59,7 +59,7 @@ def test_ratio_zero_prunes_nothing(name, length):
 
 def test_uniform_by_hand():
     shape = Shape(2, 2, 4, 1, 1)
-    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.5)  # total 24, limit 12: one head and two neurons a layer
+    budget = Budget(shape, Price(4.0), Price(1.0), ratio=0.5)  # total 24, limit 12: one head and two neurons a layer
     scores = Scores(np.array([[1.0, 2.0], [5.0, 5.0]]), np.array([[1.0, 2, 3, 4], [9, 9, 9, 9]]))
     masks = uniform(scores, budget)
     assert masks.heads.tolist() == [[0, 1], [1, 0]]
@@ -68,7 +68,7 @@ def test_uniform_by_hand():
 
 def test_uniform_spends_what_is_left_on_the_best_heads_then_neurons():
     shape = Shape(2, 2, 4, 1, 1)
-    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.6)  # limit 9.6: no head a layer, one neuron; 7.6 left
+    budget = Budget(shape, Price(4.0), Price(1.0), ratio=0.6)  # limit 9.6: no head a layer, one neuron; 7.6 left
     scores = Scores(np.array([[1.0, 2.0], [5.0, 4.0]]), np.array([[1.0, 2, 3, 4], [9, 9, 9, 10]]))
     masks = uniform(scores, budget)
     assert masks.heads.tolist() == [[0, 0], [1, 0]]  # one head fits, the best of the model
@@ -77,7 +77,7 @@ def test_uniform_spends_what_is_left_on_the_best_heads_then_neurons():
 
 def test_global_by_hand():
     shape = Shape(1, 2, 3, 1, 1)
-    budget = Budget(shape, head=4.0, neuron=1.0, ratio=0.4)  # total 11, limit 6.6
+    budget = Budget(shape, Price(4.0), Price(1.0), ratio=0.4)  # total 11, limit 6.6
     scores = Scores(np.array([[8.0, 3.0]]), np.array([[1.0, 0.5, 0.9]]))  # per cost: 2, 0.75 | 1, 0.5, 0.9
     masks = by_cost(scores, budget)
     assert masks.heads.tolist() == [[1, 0]]
@@ -85,6 +85,63 @@ def test_global_by_hand():
     ranked = by_cost(Scores(scores.heads, scores.neurons, ranked=True), budget)
     assert ranked.heads.tolist() == [[1, 0]]  # 8, 3, 1, ...: the second head does not fit, what fits is put back
     assert ranked.neurons.tolist() == [[1, 0, 1]]
+
+
+def test_a_price_with_a_base():
+    price = Price(each=2.0, base=10.0, free=3)
+    assert price.of(np.arange(6)).tolist() == [0, 10, 10, 10, 12, 14]
+    assert np.cumsum(price.step(np.arange(1, 6))).tolist() == price.of(np.arange(1, 6)).tolist()
+
+
+def latency_budget(shape, seed, ratio):
+    random = np.random.default_rng(seed)
+    heads = Price(random.uniform(1, 3), random.uniform(0, 5), int(random.integers(1, shape.heads + 1)))
+    neurons = Price(random.uniform(0.1, 1), random.uniform(0, 5), int(random.integers(1, shape.neurons + 1)))
+    return Budget(shape, heads, neurons, ratio)
+
+
+@given(seed=st.integers(0, 10_000), ratio=st.floats(0, 0.999), name=st.sampled_from(sorted(ALLOCATIONS)))
+@settings(max_examples=200, deadline=None)
+def test_no_allocation_exceeds_a_budget_of_latency(seed, ratio, name):
+    shape = Shape(3, 4, 20, 24, 6)
+    budget = latency_budget(shape, seed, ratio)
+    masks = ALLOCATIONS[name](random_scores(shape, seed), budget)
+    assert budget.fits(budget.cost(masks))
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_a_running_cost_is_the_cost_of_the_first_units(seed):
+    random, shape = np.random.default_rng(seed), Shape(2, 3, 5, 4, 2)
+    budget, order = latency_budget(shape, seed, 0.5), random.permutation(16)
+    sublayers = np.array([0, 0, 0, 2, 2, 2, *[1] * 5, *[3] * 5])[order]
+    masks = Masks(np.zeros((2, 3)), np.zeros((2, 5)))
+    for n, unit in enumerate(order):
+        (masks.heads if unit < 6 else masks.neurons).ravel()[unit if unit < 6 else unit - 6] = 1.0
+        assert budget.running(sublayers)[n] == pytest.approx(budget.cost(masks))
+
+
+@given(seed=st.integers(0, 300), ratio=st.sampled_from([0.0, 0.3, 0.6, 0.9]))
+@settings(max_examples=40, deadline=None)
+def test_joint_under_latency_is_the_best_of_all_dropped_layers_and_numbers_of_heads(seed, ratio):
+    """Algorithms 2.3, spelt out: the base units of the sub-layers that stay, and the best others that can be paid."""
+    shape = Shape(3, 3, 4, 4, 2)
+    budget, scores = latency_budget(shape, seed, ratio), random_scores(shape, seed)
+    masks = joint(scores, budget)
+    sides = []
+    for values, price in ((scores.heads, budget.heads), (scores.neurons, budget.neurons)):
+        base = [np.sort(row)[::-1][: price.free].sum() for row in values]
+        dropping = sorted(range(3), key=lambda layer: base[layer])
+        options = []
+        for dropped in range(4):
+            stay = [layer for layer in range(3) if layer not in dropping[:dropped]]
+            others = sorted((v for layer in stay for v in np.sort(values[layer])[::-1][price.free :]), reverse=True)
+            for bought in range(len(others) + 1):
+                gain = sum(base[layer] for layer in stay) + sum(others[:bought])
+                options.append((len(stay) * price.base + bought * price.each, gain))
+        sides.append(options)
+    best = max(g + h for (c, g), (e, h) in itertools.product(*sides) if budget.fits(c + e))
+    assert (scores.heads * masks.heads).sum() + (scores.neurons * masks.neurons).sum() == pytest.approx(best)
 
 
 @given(seed=st.integers(0, 300), ratio=st.sampled_from([0.0, 0.2, 0.5, 0.8, 0.97]))
@@ -102,7 +159,7 @@ def test_joint_is_the_best_of_all_numbers_of_heads(seed, ratio):
 
 
 def test_joint_may_keep_no_head():
-    budget = Budget(Shape(1, 1, 4, 1, 1), head=10.0, neuron=1.0, ratio=0.5)
+    budget = Budget(Shape(1, 1, 4, 1, 1), Price(10.0), Price(1.0), ratio=0.5)
     masks = joint(Scores(np.array([[9.0]]), np.ones((1, 4))), budget)
     assert masks.heads.sum() == 0
     assert budget.fits(budget.cost(masks))

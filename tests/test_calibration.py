@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench import calibration, data
+from bench import calibration, data, encoding
 from bench.config import CalibrationPlan, Task
+from bench.contract import arch_of
 from bench.finetune import write_random
 from tests.conftest import write_task
-from tests.families import arch_of
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
 
@@ -20,7 +20,7 @@ def loaded(tmp_path, monkeypatch):
     base = tmp_path / "base"
     base.mkdir()
     write_random({"type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, base)
-    return data.load("mrpc", TASK), calibration.Encoder(base, TASK, arch_of("bert"))
+    return data.load("mrpc", TASK), encoding.Encoder(base, TASK, arch_of("bert"))
 
 
 def plan(**changes):
@@ -28,7 +28,7 @@ def plan(**changes):
 
 
 def draw(loaded, seed=0, **changes):
-    return calibration.draw(plan(**changes), TASK, loaded[0].train, loaded[1], seed, "cpu")
+    return calibration.draw(plan(**changes), TASK, loaded[1].examples(loaded[0].train), loaded[1], seed, "cpu")
 
 
 def test_tokens_cuts_a_permutation_where_enough_are_reached(loaded):
@@ -81,7 +81,7 @@ def test_no_example_comes_from_the_evaluation_split(loaded):
     rows = iter(sample.rows)
     for batch in sample.batches:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            assert ids[mask.bool()].tolist() == encoder.encode(task_data.train, [next(rows)])[0]["input_ids"]
+            assert ids[mask.bool()].tolist() == encoder.examples(task_data.train).encode([next(rows)])[0]["input_ids"]
 
 
 def test_labels_are_hidden_on_request(loaded):
@@ -95,7 +95,7 @@ def test_labels_are_hidden_on_request(loaded):
 def test_the_length_limit_is_the_least_of_task_tokenizer_and_positions(loaded, tmp_path):
     encoder = loaded[1]
     assert encoder.max_length == 32
-    short = calibration.Encoder(tmp_path / "base", Task(**{**TASK.__dict__, "max_length": 10_000}), arch_of("roberta"))
+    short = encoding.Encoder(tmp_path / "base", Task(**{**TASK.__dict__, "max_length": 10_000}), arch_of("roberta"))
     assert short.max_length == 512 - 2
 
 
@@ -107,7 +107,7 @@ def test_stored_padding_and_truncation_of_a_tokenizer_are_overridden(loaded, tmp
     stored.enable_padding(length=50)
     stored.enable_truncation(4)
     stored.save(str(file))
-    encoder = calibration.Encoder(tmp_path / "base", TASK, arch_of("bert"))
-    assert [len(e["input_ids"]) for e in encoder.encode(loaded[0].train, [0, 1])] == [
-        len(e["input_ids"]) for e in loaded[1].encode(loaded[0].train, [0, 1])
+    encoder = encoding.Encoder(tmp_path / "base", TASK, arch_of("bert"))
+    assert [len(e["input_ids"]) for e in encoder.examples(loaded[0].train).encode([0, 1])] == [
+        len(e["input_ids"]) for e in loaded[1].examples(loaded[0].train).encode([0, 1])
     ]

@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench import data, dense, hub, score
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Run, Task
+from bench.contract import arch_of
 from bench.errors import UserError
 from bench.finetune import write_random
 from tests.conftest import write_task
-from tests.families import arch_of
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
@@ -197,7 +197,7 @@ def test_a_label_map_that_is_no_permutation_is_told(tmp_path, task_data):
 
 
 def test_the_dense_score_is_measured_once_per_content(tmp_path, task_data, monkeypatch, capsys):
-    from bench.calibration import Encoder
+    from bench.encoding import Encoder
 
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
@@ -207,20 +207,20 @@ def test_the_dense_score_is_measured_once_per_content(tmp_path, task_data, monke
     assert "the model's card claims 99.00" in capsys.readouterr().err
     monkeypatch.setattr(score, "predict", lambda *_: pytest.fail("scored again"))
     again = score.dense_score(run, model, found, encoder, task_data.validation)
-    assert np.array_equal(first.logits, again.logits)
+    assert np.array_equal(first.arrays["logits"], again.arrays["logits"])
     with pytest.raises(pytest.fail.Exception):
         score.dense_score(run, model, replace(found, sha256="other"), encoder, task_data.validation)
 
 
 def test_scores_come_in_row_order_whatever_the_lengths(tmp_path, task_data):
-    from bench.calibration import Encoder
+    from bench.encoding import Encoder
 
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
     model, encoder = score.load_dense(run, dense.find(run, task_data)), Encoder(folder, TASK, run.model.arch)
-    logits = score.predict(model.module, encoder, task_data.validation, "cpu")
+    logits = score.predict(model.module, encoder, encoder.examples(task_data.validation), "cpu")
     for row in (0, 17, 59):
-        alone = encoder.batch(encoder.encode(task_data.validation, [row]), None, "cpu")
+        alone = encoder.batch(encoder.examples(task_data.validation).encode([row]), None, "cpu")
         assert np.allclose(model(alone).numpy()[0], logits[row], atol=1e-5)
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from bench import data, dense, docstrings, finetune
 from bench.config import Base, ModelTuning, TaskTuning
+from bench.contract import arch_of
 from tests.conftest import write_task
-from tests.families import arch_of
 from tests.test_dense import MODEL, SIZE, TASK, run_of
 
 
@@ -64,15 +64,16 @@ def test_it_learns_and_frozen_embeddings_stay(small):
 
 
 def test_the_recipe_is_cut_at_a_number_of_tokens(small):
-    from bench.calibration import Encoder
+    from bench.encoding import Encoder
 
     run, task_data = small
     encoder = Encoder(finetune.base_folder(run), run.task, run.model.arch)
     limited = replace(run, task=replace(run.task, tuning=TaskTuning(max_tokens=300)))
-    rows, examples = finetune._training_rows(limited, task_data.train, encoder)
-    lengths = [len(example["input_ids"]) for example in examples]
+    train = encoder.examples(task_data.train)
+    rows = finetune._training_rows(limited, train)
+    lengths = [len(example["input_ids"]) for example in train.encode(rows)]
     assert sum(lengths) <= 300
-    everything, _ = finetune._training_rows(run, task_data.train, encoder)
+    everything = finetune._training_rows(run, train)
     assert len(rows) < len(everything) == 60
     assert rows.tolist() == everything[: len(rows)].tolist()
 
@@ -96,7 +97,7 @@ def test_only_the_head_of_a_base_may_be_new(family, tmp_path):
     """`new_weights` of every architecture names just what a base encoder does not have."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from tests.families import SIZES
+    from bench.contract import SIZES
 
     config = AutoConfig.for_model(family, vocab_size=60, max_position_embeddings=40, **SIZES[family])
     AutoModel.from_config(config).save_pretrained(tmp_path)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.budget import Budget
+from bench.budget import Budget, Price
+from bench.contract import batch, calibration, tiny
+from bench.masks import Shape
 from methods import kprune
 from methods.kprune import KPrune, solve, threshold
-from tests.families import batch, calibration, tiny
 
 LENGTHS = [[9, 4, 1, 7], [6, 6, 6, 6], [12, 3]]
 
@@ -76,8 +77,9 @@ def literal(module, data, budget, regression=False, lam_rep=2.5e-4, mu=64.0, t=2
             weight = places(student, r)[0].weight
             for unit in range(budget.shape.units(r)):
                 columns = range(unit * d_h, (unit + 1) * d_h) if r % 2 == 0 else [unit]
+                lam = lam_rep or float(s == 0)  # the first step has nothing else to rank by
                 values = [
-                    lam_rep * representational[r][c] * (weight[:, c] ** 2).mean() / tokens + (predictive[r][c] if s else 0) for c in columns
+                    lam * representational[r][c] * (weight[:, c] ** 2).mean() / tokens + (predictive[r][c] if s else 0) for c in columns
                 ]
                 scores[r, unit] = float(sum(values) / len(values)) * (mu / budget.head if r % 2 == 0 else 1 / budget.neuron)
         all_scores.append(scores)
@@ -159,10 +161,11 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
 
 def test_threshold_drops_ties_together():
     scores = [np.array([3.0, 1.0]), np.array([1.0, 2.0, 1.0])]
-    assert threshold(scores, [2.0, 1.0], left=7.0) == -np.inf
-    assert threshold(scores, [2.0, 1.0], left=6.9) == 1.0  # one of the three ties has to go, so all go
-    assert threshold(scores, [2.0, 1.0], left=2.0) == 2.0
-    assert threshold(scores, [2.0, 1.0], left=0.5) == 3.0
+    budget = Budget(Shape(1, 2, 3, 1, 1), Price(2.0), Price(1.0), 0.0)
+    assert threshold(scores, 0, budget, left=7.0) == -np.inf
+    assert threshold(scores, 0, budget, left=6.9) == 1.0  # one of the three ties has to go, so all go
+    assert threshold(scores, 0, budget, left=2.0) == 2.0
+    assert threshold(scores, 0, budget, left=0.5) == 3.0
 
 
 def test_solve_falls_back_and_says_so():

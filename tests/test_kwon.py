@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from bench.budget import Budget
+from bench.contract import batch, calibration, tiny
 from methods.fisher import batch_gradients
 from methods.kwon import Kwon, rearrange
 from methods.mask_tuning import solve_damped
-from tests.families import batch, calibration, tiny
 
 LENGTHS = [[9, 4, 1, 7], [6, 6, 6, 6], [12, 3, 5]]
 EPS = 1 + 1e-9

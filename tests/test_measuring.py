@@ -14,11 +14,11 @@ from scipy import stats
 from bench import latency, machine, metrics, pruning
 from bench.budget import Budget
 from bench.config import LatencyPlan
+from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
 from bench.masks import Masks
 from bench.method import Method
 from bench.stages import collect, progress, stage
-from tests.families import batch, calibration, tiny
 
 LOGITS = np.array([[2.0, 1], [0, 3], [1, 0], [0, 1]], np.float32)  # predicts 0, 1, 0, 1
 
@@ -198,3 +198,22 @@ def test_cores_are_those_of_the_container(monkeypatch):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)))
     monkeypatch.setattr(machine.Path, "read_text", lambda *_: "150000 100000\n")
     assert machine.usable_cores() == 2
+
+
+class Watched(Method):
+    """Notes the precision of a product of float32 and of float64 matrices, and of the logits."""
+
+    def prune(self, model, sample, budget):
+        x = torch.ones(2, 2)
+        logits = model.forward(sample.batches[0])
+        self.notes += [str((x @ x).dtype), str((x.double() @ x.double()).dtype), str(logits.dtype)]
+        return Masks.ones(model.shape)
+
+
+@pytest.mark.parametrize(("precision", "product"), [("fp32", "torch.float32"), ("bf16", "torch.bfloat16")])
+def test_precision_is_that_of_prunings_float32_products_alone(precision, product):
+    model = tiny("bert", dtype=torch.float32)
+    budget = Budget.of(model.shape, "flops", 0.0, 8.0)
+    result = pruning.prune(Watched(), model, calibration([batch([5, 5])]), budget, precision)
+    assert result.cost["notes"][:3] == [product, "torch.float64", "torch.float32"]
+    assert not torch.is_autocast_enabled("cpu")

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.contract import FAMILIES, batch, tiny
 from bench.masks import Masks
 from bench.model import inputs_of
 from bench.shrink import mask_error, shrink
-from tests.families import FAMILIES, batch, tiny
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
 
@@ -143,3 +143,12 @@ def test_masks_of_another_model_are_refused():
 def test_labels_never_reach_the_model():
     assert "labels" in PADDED
     assert "labels" not in inputs_of(PADDED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pieces_run_in_bf16_under_autocast(family):
+    model = tiny(family, dtype=torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = composed(model, PADDED)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, model(PADDED), atol=0.1 * float(model(PADDED).abs().max()))

@@ -1,0 +1,208 @@
+"""What every pruning method has to keep to, ours or anybody's: `check_method` tries it on a small random model.
+
+In the spirit of scikit-learn's check_estimator. Needs no data, no hub and a few seconds:
+
+    from bench.contract import check_method
+    check_method(lambda: MyMethod(strength=2.0))
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bench.budget import Budget
+from bench.calibration import Calibration
+from bench.config import Arch, typed
+from bench.files import CONF
+from bench.masks import Masks
+from bench.method import Method, Scorer, Skip
+from bench.model import Batch, PrunableModel
+from bench.shrink import mask_error, shrink
+
+RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SIZES = {
+    "bert": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40},
+    "roberta": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40, "pad_token_id": 1},
+    "mpnet": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40, "pad_token_id": 1},
+    "distilbert": {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 40},
+}
+FAMILIES = tuple(sorted(SIZES))
+VOCABULARY, PAD, LENGTH = 60, 1, 6.0
+
+Make = Callable[[], Method]
+
+
+def arch_of(family: str) -> Arch:
+    """The architecture of a family, from conf/arch."""
+    return typed(Arch, OmegaConf.load(CONF / "arch" / f"{family}.yaml"), "arch")
+
+
+def tiny(family: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float64, outputs: int = 2) -> PrunableModel:
+    """Random weights large enough that every unit matters; biases too, so that a forgotten one shows."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=outputs, **SIZES[family])
+    attention = "eager" if family == "mpnet" else "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if "LayerNorm.weight" not in name and "layer_norm.weight" not in name:
+                    parameter.normal_(0, 0.3)
+    return PrunableModel(module.to(dtype), arch_of(family))
+
+
+def batch(lengths: list[int], seed: int = 0, regression: bool = False, classes: int = 2) -> dict[str, Tensor]:
+    """A padded batch with labels; equal lengths give one without padding."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths)
+    ids = torch.randint(3, VOCABULARY, (len(lengths), longest), generator=generator)
+    mask = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).long()
+    labels = torch.rand(len(lengths), generator=generator) * 5
+    if not regression:
+        labels = torch.randint(0, classes, (len(lengths),), generator=generator)
+    return {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask, "labels": labels}
+
+
+def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0) -> Calibration:
+    """Batches as the calibration sample of a run."""
+    examples = sum(len(one["labels"]) for one in batches)
+    tokens = sum(int(one["attention_mask"].sum()) for one in batches)
+    kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
+    return Calibration(list[Batch](batches), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
+
+
+def check_method(make: Make, device: str = "cpu") -> None:
+    """Everything that holds for any method; `make` gives a new method object each time.
+
+    Raises:
+        AssertionError: one sentence for what does not hold.
+    """
+    for regression in (False, True):
+        for ratio in RATIOS:
+            check_run(make, ratio, regression, device)
+    if isinstance(make(), Scorer):
+        check_score(make, device)
+
+
+def check_run(make: Make, ratio: float, regression: bool = False, device: str = "cpu") -> None:
+    """One ratio: within the budget, repeatable, nothing left behind, masks and shrunk model agree; or a reason to skip."""
+    results = []
+    for seed_of_others in (1, 2):  # randomness comes from the calibration's generator alone
+        torch.manual_seed(seed_of_others)
+        np.random.seed(seed_of_others)
+        results.append(_run(make(), ratio, regression, device))
+    where = f"at ratio {ratio:g}{', regression' if regression else ''}"
+    first, second = results
+    assert (first is None) == (second is None), f"{where}: skipped in one of two equal runs"
+    if first is None or second is None:
+        return
+    for name in ("heads", "neurons"):
+        assert np.array_equal(getattr(first, name), getattr(second, name)), f"{where}: {name} differ between two equal runs"
+
+
+def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks | None:
+    where = f"at ratio {ratio:g}{', regression' if regression else ''}"
+    model = tiny(dtype=torch.float32, outputs=1 if regression else 2)
+    model.module.to(device)
+    sample = calibration(
+        [_to(batch(lengths, seed, regression), device) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])], regression
+    )
+    budget = Budget.of(model.shape, "flops", ratio, LENGTH)
+    with _nothing_left_behind(model, where):
+        try:
+            with torch.set_grad_enabled(method.gradients):
+                masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
+        except Skip as skip:
+            reason = str(skip).strip()
+            masks = None
+    if masks is None:
+        assert reason, f"{where}: a skip gives a reason"
+        return None
+    masks.check(model.shape)
+    assert budget.fits(budget.cost(masks)), f"{where}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
+    assert ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{where}: a head was pruned"
+    assert ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{where}: a neuron was pruned"
+    assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{where}: a weight is not finite"
+    assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{where}: masked and shrunk model differ"
+    return masks
+
+
+def _to(one: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in one.items()}
+
+
+def check_score(make: Make, device: str = "cpu") -> None:
+    """Scoring does not change the model, and gives a finite number for every unit."""
+    method, model = make(), tiny(dtype=torch.float32)
+    assert isinstance(method, Scorer)
+    model.module.to(device)
+    sample = calibration([_to(batch([9, 4, 1, 7]), device)])
+    before = copy.deepcopy(model.module.state_dict())
+    with torch.set_grad_enabled(method.gradients):
+        scores = method.score(model, sample if method.labels else sample.without_labels())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items()), "scoring changes the model"
+    for name, found, wanted in (("heads", scores.heads, model.shape.heads), ("neurons", scores.neurons, model.shape.neurons)):
+        assert found.shape == (model.shape.layers, wanted), f"scores of {name} have shape {found.shape}"
+        assert np.isfinite(found).all(), f"a score of {name} is not finite"
+
+
+@contextmanager
+def _nothing_left_behind(model: PrunableModel, where: str) -> Iterator[None]:
+    """No hook, mode, gradient or global switch is left as it was not."""
+    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    modules = list(model.module.modules())
+    hooks = [len(getattr(module, name)) for module in modules for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+    assert not any(hooks), f"{where}: a hook is left on the model"
+    assert not any(module.training for module in modules), f"{where}: the model is left in training mode"
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters()), f"{where}: weights ask for gradients"
+    assert torch.is_grad_enabled() == grad, f"{where}: gradients are left switched"
+    assert torch.get_default_dtype() == dtype, f"{where}: the default dtype is left changed"
+    assert torch.get_num_threads() == threads, f"{where}: the number of threads is left changed"
+
+
+@torch.no_grad()
+def plant_dead(model: PrunableModel, heads: int, neurons: int, seed: int = 0) -> Masks:
+    """Kill so many random heads and neurons in every sub-layer (all their weights zero). Returns the masks without them."""
+    random, alive = np.random.default_rng(seed), Masks.ones(model.shape)
+    for s in range(model.shape.sublayers):
+        alive.of(s)[random.choice(model.shape.units(s), neurons if s % 2 else heads, replace=False)] = 0.0
+        dead = torch.as_tensor(alive.columns(s, model.shape) == 0)
+        model.projection(s).weight[:, dead] = 0.0
+        for linear in model.producers(s):
+            linear.weight[dead] = 0.0
+            linear.bias[dead] = 0.0
+    return alive
+
+
+@torch.no_grad()
+def plant_duplicates(model: PrunableModel) -> None:
+    """Make the second half of every feed-forward's neurons a copy of the first; each carries half of the output."""
+    half = model.shape.neurons // 2
+    for s in range(1, model.shape.sublayers, 2):
+        projection, (up,) = model.projection(s), model.producers(s)
+        up.weight[half : 2 * half], up.bias[half : 2 * half] = up.weight[:half], up.bias[:half]
+        projection.weight[:, :half] *= 0.5
+        projection.weight[:, half : 2 * half] = projection.weight[:, :half]
+
+
+def kept_of_duplicates(make: Make, ratio: float = 0.4) -> float | None:
+    """Of the pairs of equal neurons from which a method keeps any, the share from which it keeps one; None: skipped."""
+    method, model = make(), tiny()
+    plant_duplicates(model)
+    sample = calibration([batch(lengths, seed) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])])
+    try:
+        with torch.set_grad_enabled(method.gradients):
+            masks = method.prune(model, sample, Budget.of(model.shape, "flops", ratio, LENGTH))
+    except Skip:
+        return None
+    half = model.shape.neurons // 2
+    both = (masks.neurons[:, :half] != 0).astype(int) + (masks.neurons[:, half : 2 * half] != 0)
+    return float((both == 1).sum() / max(1, (both > 0).sum()))

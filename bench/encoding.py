@@ -1,0 +1,87 @@
+"""Texts as a model reads them: a checkpoint's tokenizer under a task's length limit, and padded batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench import spans
+from bench.config import Arch, Task
+from bench.data import Split
+from bench.errors import UserError, first_line
+from bench.model import Batch
+
+Rows = NDArray[np.intp]
+Encoded = dict[str, list[int]]
+
+
+class Examples(Protocol):
+    """The examples of a split: its rows, or the windows of its questions' contexts."""
+
+    def __len__(self) -> int: ...
+
+    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+        """The token ids (and masks) of some examples, truncated, not padded."""
+
+    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+        """Class indices or numbers [n], or the tokens of start and end [n, 2]."""
+
+
+class Encoder:
+    """A checkpoint's tokenizer under a task's length limit; its own stored padding and truncation are overridden."""
+
+    def __init__(self, folder: Path, task: Task, arch: Arch) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        self.task = task
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            self.positions = int(config.max_position_embeddings) - arch.position_offset
+            self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))
+            self.inputs = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]
+        except Exception as error:
+            raise UserError(f"{folder} holds no tokenizer that can be read: {type(error).__name__}: {first_line(error)}") from error
+        if "attention_mask" not in self.inputs or self.tokenizer.pad_token_id is None or self.max_length < 3:
+            raise UserError(f"{folder}: its tokenizer gives no attention mask, has no padding token, or no room for a text")
+
+    def examples(self, split: Split) -> Examples:
+        """The examples of a split."""
+        if self.task.windows:
+            return spans.Windows(self.tokenizer, self.inputs, self.max_length, self.task.windows, split)
+        return _Rows(self, split)
+
+    def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
+        """Pad on the right to the longest example: int64 tensors [B, T], labels [B] or [B, 2]."""
+        longest = max(len(example["input_ids"]) for example in examples)
+        out: dict[str, torch.Tensor] = {}
+        for name in examples[0]:
+            pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
+            rows = [example[name] + [pad] * (longest - len(example[name])) for example in examples]
+            out[name] = torch.tensor(rows, device=device)
+        if labels is not None:
+            kind = torch.float32 if labels.dtype == np.float64 else torch.int64
+            out["labels"] = torch.as_tensor(labels, device=device).to(kind)
+        return out
+
+
+class _Rows:
+    """Every row of a split is an example, tokenised when it is asked for."""
+
+    def __init__(self, encoder: Encoder, split: Split) -> None:
+        self.encoder, self.split = encoder, split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+        texts = [[column[row] for row in rows] for column in self.split.texts]
+        coded = self.encoder.tokenizer(*texts, truncation=True, padding=False, max_length=self.encoder.max_length)
+        return [{name: coded[name][i] for name in self.encoder.inputs} for i in range(len(rows))]
+
+    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+        found: np.ndarray = self.split.labels[np.asarray(rows, dtype=np.intp)]
+        return found

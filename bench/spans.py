@@ -1,0 +1,162 @@
+"""Questions answered by a span of their context (SQuAD v1.1, v2.0): windows, answers from logits, exact match and F1.
+
+Rajpurkar et al., EMNLP 2016 and ACL 2018: the official definition of both metrics. Windows and answers as is standard
+for encoders (Devlin et al. 2019; transformers' run_qa): contexts are cut into overlapping windows, and an answer is the
+best pair of one of the `best` starts and one of the `best` ends of a window that lies in the context and is not too long.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import config
+from bench.data import Split
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+OUTSIDE = -1  # offset of a token that is not of the context
+CHUNK = 256  # windows whose pairs are looked at together
+
+
+class Windows:
+    """The windows of a split's questions, tokenised at once. `question[w]` is the row that window w belongs to,
+    `offsets[w]` [tokens, 2] the characters of the context that each token covers."""
+
+    def __init__(self, tokenizer: Any, inputs: Sequence[str], max_length: int, plan: config.Windows, split: Split) -> None:
+        questions, self.contexts = split.texts
+        coded = tokenizer(
+            [question.lstrip() for question in questions],
+            self.contexts,
+            truncation="only_second",
+            max_length=max_length,
+            stride=min(plan.stride, max_length // 3),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            padding=False,
+        )
+        self.plan, self.split = plan, split
+        self.question = np.asarray(coded["overflow_to_sample_mapping"], dtype=np.intp)
+        self._inputs = [{name: coded[name][w] for name in inputs} for w in range(len(self.question))]
+        self.offsets = [self._of_context(coded, w) for w in range(len(self.question))]
+
+    @staticmethod
+    def _of_context(coded: Any, window: int) -> NDArray[np.int64]:
+        offsets = np.asarray(coded["offset_mapping"][window], dtype=np.int64)
+        belongs = np.array([part == 1 for part in coded.sequence_ids(window)])
+        offsets[~belongs] = OUTSIDE
+        return offsets
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+    def encode(self, rows: Sequence[int] | Rows) -> list[dict[str, list[int]]]:
+        """The token ids (and masks) of some windows."""
+        return [self._inputs[row] for row in rows]
+
+    def labels(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:
+        """Tokens [n, 2] of the first answer's start and end; the first token twice where the window does not hold it."""
+        return np.array([self._span(int(row)) for row in rows], dtype=np.int64).reshape(len(rows), 2)
+
+    def _span(self, window: int) -> tuple[int, int]:
+        texts, starts = self.split.answers[self.question[window]]
+        if not texts:
+            return 0, 0
+        first, last = starts[0], starts[0] + len(texts[0])
+        offsets = self.offsets[window]
+        inside = np.flatnonzero(offsets[:, 0] != OUTSIDE)
+        if not len(inside) or offsets[inside[0], 0] > first or offsets[inside[-1], 1] < last:
+            return 0, 0
+        start = inside[np.flatnonzero(offsets[inside, 0] <= first)[-1]]
+        end = inside[np.flatnonzero(offsets[inside, 1] >= last)[0]]
+        return int(start), int(end)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One answer per question, in row order of the split, and its exact match and F1 in percent."""
+
+    texts: list[str]
+    em: Floats
+    f1: Floats
+
+
+def read_answers(windows: Windows, logits: NDArray[np.float32]) -> Answers:
+    """Answers from the logits [windows, T, 2] of starts and ends."""
+    texts = _texts(windows, logits)
+    golds = [answers for answers, _ in windows.split.answers]
+    pairs = [(exact(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
+    scores = 100 * np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return Answers(texts, scores[:, 0], scores[:, 1])
+
+
+def _texts(windows: Windows, logits: NDArray[np.float32]) -> list[str]:
+    score, start, end = _best_pairs(windows, logits)
+    null = logits[:, 0].sum(1)  # the first token as start and as end: there is no answer
+    result = []
+    first = np.searchsorted(windows.question, np.arange(len(windows.contexts) + 1))
+    for row, context in enumerate(windows.contexts):
+        own = slice(first[row], first[row + 1])
+        best = first[row] + int(np.argmax(score[own]))
+        if not np.isfinite(score[best]) or (windows.plan.unanswerable and null[own].min() > score[best]):
+            result.append("")
+        else:
+            offsets = windows.offsets[best]
+            result.append(context[offsets[start[best], 0] : offsets[end[best], 1]])
+    return result
+
+
+def _best_pairs(windows: Windows, logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], Rows, Rows]:
+    """Per window the score of its best pair (minus infinity where none is allowed), its start and its end."""
+    count, length = logits.shape[:2]
+    best = min(windows.plan.best, length)
+    allowed = np.zeros((count, length), dtype=bool)
+    for w, offsets in enumerate(windows.offsets):
+        allowed[w, : len(offsets)] = offsets[:, 0] != OUTSIDE
+    score, start, end = np.empty(count, np.float32), np.empty(count, np.intp), np.empty(count, np.intp)
+    for begin in range(0, count, CHUNK):
+        part = slice(begin, begin + CHUNK)
+        rows = np.arange(len(logits[part]))[:, None]
+        tops = np.argsort(-logits[part], axis=1, kind="stable")[:, :best]
+        starts, ends = tops[..., 0], tops[..., 1]
+        pairs = logits[part, :, 0][rows, starts][:, :, None] + logits[part, :, 1][rows, ends][:, None]
+        span = ends[:, None] - starts[:, :, None]
+        good = allowed[part][rows, starts][:, :, None] & allowed[part][rows, ends][:, None]
+        good &= (span >= 0) & (span < windows.plan.longest_answer)
+        flat = np.where(good, pairs, -np.inf).reshape(len(rows), -1)
+        chosen = flat.argmax(1)
+        score[part] = flat[rows[:, 0], chosen]
+        start[part], end[part] = starts[rows[:, 0], chosen // best], ends[rows[:, 0], chosen % best]
+    return score, start, end
+
+
+def normal(text: str) -> list[str]:
+    """The words that count: lower case, no punctuation, no articles."""
+    kept = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+
+def exact(text: str, golds: Sequence[str]) -> float:
+    """1 where the answer is one of the gold answers, normalised; without any, where it is empty."""
+    return float(any(normal(text) == normal(gold) for gold in _real(golds)))
+
+
+def f1(text: str, golds: Sequence[str]) -> float:
+    """The best harmonic mean of precision and recall of words over the gold answers."""
+    return max(_word_f1(normal(text), normal(gold)) for gold in _real(golds))
+
+
+def _real(golds: Sequence[str]) -> Sequence[str]:
+    return [gold for gold in golds if normal(gold)] or [""]
+
+
+def _word_f1(found: list[str], gold: list[str]) -> float:
+    if not found or not gold:
+        return float(found == gold)
+    same = sum((Counter(found) & Counter(gold)).values())
+    return 2 * same / (len(found) + len(gold))

@@ -1,0 +1,210 @@
+"""Every method by the contract that strangers' methods can be checked by, dead units, duplicates, poisoned data."""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from bench import contract, data, pruning
+from bench.budget import Budget, Scores
+from bench.calibration import draw
+from bench.config import CalibrationPlan, Task
+from bench.files import CONF
+from bench.masks import Masks
+from bench.method import Method, Scorer, Skip
+from tests.conftest import write_task
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+# Methods whose score of a dead unit is not zero, or that do not rank all units, and why.
+NOT_ZERO = {
+    "dense": "prunes nothing",
+    "random": "its scores know nothing of the model",
+    "tp-random": "its scores know nothing of the model",
+    "flap": "scores are standardised within a sub-layer, so the lowest of two sub-layers differ",
+    "tp-fpgm": "a distance to all other units, large for a unit at the origin",
+    "kcm": "heads stay",
+    "kcm-r2": "heads stay, and a unit at the origin represents itself",
+    "kcm-d2": "heads stay",
+}
+
+
+def maker(name: str) -> Callable[[], Method]:
+    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    module, _, cls = fields.pop("_target_").rpartition(".")
+    return lambda: getattr(importlib.import_module(module), cls)(**fields)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_keeps_the_contract(name):
+    contract.check_method(maker(name))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_keeps_the_contract_on_a_gpu(name):
+    contract.check_method(maker(name), "cuda")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ZERO])
+def test_dead_units_go_first_and_the_logits_stay(name):
+    """A quarter of the heads and of the neurons of every sub-layer is dead; a quarter of the cost is what has to go."""
+    model = contract.tiny()
+    alive = contract.plant_dead(model, heads=1, neurons=10)
+    sample = contract.calibration([contract.batch([9, 4, 1, 7], 0), contract.batch([6, 6, 6], 1)])
+    before = [model(one) for one in sample.batches]
+    method = maker(name)()
+    with torch.set_grad_enabled(method.gradients):
+        masks = method.prune(model, sample, Budget.of(model.shape, "flops", 0.25, contract.LENGTH))
+    assert np.array_equal(masks.heads != 0, alive.heads != 0)
+    assert np.array_equal(masks.neurons != 0, alive.neurons != 0)
+    with model.masked(model.columns(masks)):
+        for one, wanted in zip(sample.batches, before, strict=True):
+            assert torch.allclose(model(one), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kcm", "kcm-d2"])
+def test_kcm_takes_the_dead_neurons_first(name):
+    model = contract.tiny()
+    alive = contract.plant_dead(model, heads=0, neurons=10)
+    sample = contract.calibration([contract.batch([9, 4, 1, 7], 0), contract.batch([6, 6, 6], 1)])
+    ratio = model.shape.layers * 10 * Budget.of(model.shape, "flops", 0, 6.0).neuron / Budget.of(model.shape, "flops", 0, 6.0).total
+    with torch.no_grad():
+        masks = maker(name)().prune(model, sample, Budget.of(model.shape, "flops", ratio, 6.0))
+    assert np.array_equal(masks.neurons != 0, alive.neurons != 0)
+    assert masks.heads.all()
+
+
+def test_duplicates_are_reported_for_every_method():
+    shares = {name: contract.kept_of_duplicates(maker(name)) for name in METHODS}
+    assert shares["dense"] is None
+    assert all(share is None or 0 <= share <= 1 for share in shares.values())
+
+
+TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 10.0, 32)
+
+
+class Characters:
+    """An encoder that needs no checkpoint: one token for every letter."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def labels(self, rows):
+        return self.split.labels[rows]
+
+    def encode(self, rows):
+        texts = [[column[row] for row in rows] for column in self.split.texts]
+        ids = [[2 + ord(letter) % 50 for letter in " ".join(parts)][:20] for parts in zip(*texts, strict=True)]
+        return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
+
+    def batch(self, examples, labels, device):
+        longest = max(len(example["input_ids"]) for example in examples)
+        padded = {
+            name: torch.tensor([example[name] + [0] * (longest - len(example[name])) for example in examples]) for name in examples[0]
+        }
+        return {**padded, "labels": torch.as_tensor(labels)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_sees_neither_evaluation_data_nor_labels_that_it_did_not_ask_for(name, tmp_path, monkeypatch):
+    """The masks stay the same when validation is poisoned, and labels are not in what is handed over."""
+    found = []
+    for poison in (False, True):
+        write_task(tmp_path / str(poison) / "pairs", rows=40)
+        if poison:
+            file = tmp_path / str(poison) / "pairs" / "validation.parquet"
+            table = pq.read_table(file)
+            pq.write_table(table.set_column(2, "label", [[1 - label for label in table["label"].to_pylist()]]).slice(3), file)
+        monkeypatch.setenv("BENCH_DATA", str(tmp_path / str(poison)))
+        splits = data.load("pairs", TASK)
+        sample = draw(CalibrationPlan("tokens", 400, None, 8), TASK, Characters(splits.train), Characters(splits.train), 0, "cpu")
+        assert splits.validation.texts[0][0] not in splits.train.texts[0]
+        method = maker(name)()
+        seen = sample if method.labels else sample.without_labels()
+        assert method.labels or not any("labels" in one for one in seen.batches)
+        model = contract.tiny(dtype=torch.float32)
+        ratio = 0.0 if name == "dense" else 0.3
+        pruned = pruning.prune(method, model, sample, Budget.of(model.shape, "flops", ratio, 10.0))
+        found.append(pruned.masks)
+    assert np.array_equal(found[0].heads, found[1].heads)
+    assert np.array_equal(found[0].neurons, found[1].neurons)
+    json.dumps(found[0].heads.tolist(), allow_nan=False)
+
+
+class Sloppy(Method):
+    """Breaks one rule of the contract."""
+
+    gradients = True
+
+    def __init__(self, how: str) -> None:
+        self.how, self.notes = how, []
+
+    def prune(self, model, calibration, budget):
+        masks = Masks.ones(model.shape)
+        if budget.ratio > 0:
+            masks.heads[:], masks.neurons[:] = 0, 0
+        if self.how == "budget":
+            return Masks.ones(model.shape)
+        if self.how == "hook":
+            model.projection(0).register_forward_pre_hook(lambda *_: None)
+        if self.how == "mode":
+            model.module.train()
+        if self.how == "gradient":
+            model.projection(0).weight.requires_grad_(True)
+        if self.how == "seed" and budget.ratio > 0:
+            masks.neurons[0, int(torch.randint(0, 40, ()))] = 1
+        if self.how == "nan":
+            model.projection(0).weight[:] = torch.nan
+        if self.how == "skip":
+            raise Skip(" ")
+        return masks
+
+
+RULES = {
+    "budget": "of all units",
+    "hook": "a hook is left",
+    "mode": "training mode",
+    "gradient": "ask for gradients",
+    "seed": "differ between two equal runs",
+    "nan": "not finite",
+    "skip": "a skip gives a reason",
+}
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_the_contract_notices(how):
+    with pytest.raises(AssertionError, match=RULES[how]), torch.no_grad():
+        contract.check_method(lambda: Sloppy(how))
+
+
+def test_the_contract_notices_a_score_that_changes_the_model():
+    class Changing(Scorer):
+        def score(self, model, calibration):
+            model.projection(0).weight.mul_(2)
+            return Scores(np.ones((3, 4)), np.ones((3, 40)))
+
+    with pytest.raises(AssertionError, match="scoring changes the model"):
+        contract.check_method(Changing)
+
+
+def test_a_random_method_needs_the_calibrations_generator():
+    """Another seed gives other masks, the same seed the same."""
+    make = maker("random")
+    sample = contract.calibration([contract.batch([6, 6])])
+    masks = []
+    for seed in (0, 0, 1):
+        model = contract.tiny()
+        own = replace(sample, generator=np.random.default_rng(seed))
+        masks.append(make().prune(model, own, Budget.of(model.shape, "flops", 0.5, 6.0)).neurons)
+    assert np.array_equal(masks[0], masks[1])
+    assert not np.array_equal(masks[0], masks[2])
