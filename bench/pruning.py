@@ -1,10 +1,11 @@
 """The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
 
+import ctypes
 import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,12 @@ def _pass(model: PrunableModel, batch: Batch) -> None:
     torch.autograd.grad(loss, list(factors.values()))
 
 
+def give_back_freed_memory() -> None:
+    """What earlier work in this process has freed goes back to the system, else it would hide new memory (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     """Peak bytes beyond the start: the allocator's on a GPU, sampled resident memory on a CPU."""
@@ -153,6 +160,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
         before = torch.cuda.memory_allocated()
         yield lambda: torch.cuda.max_memory_allocated() - before
         return
+    give_back_freed_memory()
     process = psutil.Process()
     before = highest = process.memory_info().rss
     done = threading.Event()

@@ -19,6 +19,7 @@ from bench.masks import Floats, Masks
 from bench.method import Method
 from bench.model import PrunableModel, widened
 from bench.stages import progress, stage
+from methods.gram import add_gram, symmetric
 from methods.states import States, factors_of
 
 
@@ -190,9 +191,9 @@ def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: Sta
         x, residual = model.features(s, student.hidden[i], context)
         kept = x.index_select(1, columns).double()
         wanted = (stream - residual - projection.bias).double()
-        gram.addmm_(kept.T, kept)
+        add_gram(gram, kept)
         right.addmm_(kept.T, wanted)
-    return gram, right
+    return symmetric(gram), right
 
 
 def solve(gram: Tensor, right: Tensor) -> tuple[Tensor | None, str | None]:

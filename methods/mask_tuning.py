@@ -13,6 +13,7 @@ from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.model import PrunableModel
 from bench.stages import progress
+from methods.gram import add_gram, symmetric
 from methods.states import States, factors_of
 
 LIMIT = 10.0  # a factor beyond it ends all further tuning
@@ -39,23 +40,25 @@ def tune_masks(
         teacher_factors = factors_of(model, s, teacher_masks.of(s))
         kept = np.flatnonzero(masks.of(s))
         if s in sublayers and kept.size:
-            target = torch.ones_like(teacher_factors) if s % 2 and ffn_teacher == "full" else teacher_factors
-            factors = solve_damped(*normal_equations(model, s, kept, target, teacher, student))
+            unmasked = s % 2 == 1 and ffn_teacher == "full"
+            factors = solve_damped(*normal_equations(model, s, kept, teacher_factors, unmasked, teacher, student))
             if s % 2 == 0:
                 factors = factors[:-1]  # of the column of ones
             if np.abs(factors).max() > LIMIT or not np.isfinite(factors).all():
                 return tuned, f"mask tuning stopped at sub-layer {s}: a factor of {factors[np.abs(factors).argmax()]:.3g}"
             tuned.of(s)[kept] = factors
-        teacher.advance(model, s, teacher_factors)
+        else:
+            teacher.advance(model, s, teacher_factors)
         student.advance(model, s, factors_of(model, s, tuned.of(s)))
     return tuned, None
 
 
 @torch.no_grad()
 def normal_equations(
-    model: PrunableModel, s: int, kept: np.ndarray, target_factors: Tensor, teacher: States, student: States
+    model: PrunableModel, s: int, kept: np.ndarray, teacher_factors: Tensor, unmasked: bool, teacher: States, student: States
 ) -> tuple[Floats, Floats]:
-    """A [n, n] and B [n] of the least squares over real tokens and hidden dimensions, in fp64.
+    """A [n, n] and B [n] of the least squares over real tokens and hidden dimensions, in fp64; the teacher is advanced on
+    the way. `unmasked`: the target is the teacher's output without its masks in this sub-layer.
 
     Unknowns: the kept units, for an attention also a column of ones. A unit's column is its contribution to the output
     projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
@@ -70,17 +73,19 @@ def normal_equations(
     sum_x, sum_target, tokens = torch.zeros_like(gram[0]), torch.zeros((), dtype=torch.float64, device=model.device), 0
     for i, context in enumerate(student.contexts):
         x, residual = model.features(s, teacher.hidden[i], context)
-        wanted = residual + projection(x * target_factors) - projection.bias
+        masked = residual + projection(x * teacher_factors)
+        wanted = (residual + projection(x) if unmasked else masked) - projection.bias
+        teacher.hidden[i] = model.close(s, masked)
         x, residual = model.features(s, student.hidden[i], context)
         x, wanted = x.index_select(1, columns), wanted - residual
         features, wanted = (part[context.first].double() if first_token_only else part.double() for part in (x, wanted))
-        gram.addmm_(features.T, features)
+        add_gram(gram, features)
         cross.addmm_(wanted.T, features)
         sum_x += features.sum(0)
         sum_target += wanted.sum()
         tokens += len(features)
     groups = (len(kept), width)
-    a = ((weight.T @ weight) * gram).view(*groups, *groups).sum((1, 3))
+    a = ((weight.T @ weight) * symmetric(gram)).view(*groups, *groups).sum((1, 3))
     b = (weight * cross).sum(0).view(groups).sum(1)
     if s % 2 == 0:
         ones = (sum_x * weight.sum(0)).view(groups).sum(1)

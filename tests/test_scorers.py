@@ -12,6 +12,7 @@ from bench.budget import Budget
 from bench.contract import batch, calibration, tiny
 from methods.first_order import Fisher, Taylor
 from methods.flap import Flap
+from methods.gram import add_gram, symmetric
 from methods.kcm import KCM, normalised, representative
 from methods.torch_pruning import GradientImportance, WeightImportance
 from methods.wanda_sp import WandaSP
@@ -325,3 +326,12 @@ def test_torch_prunings_other_importances_give_a_score_for_every_unit(importance
 def test_wrong_words_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("columns", [1, 63, 64, 65, 500])
+def test_a_gram_matrix_by_blocks_is_the_product(columns):
+    x = torch.randn(30, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    upper = torch.zeros(columns, columns, dtype=torch.float64)
+    for part in x.split(10):
+        add_gram(upper, part)
+    assert torch.allclose(symmetric(upper), x.T @ x)
