@@ -42,6 +42,11 @@ class Context:
             return Context((batch, length), None, lengths.cumsum(0) - lengths, None, bias)
         return Context((batch, length), index, lengths.cumsum(0) - lengths, attention_mask.bool()[:, None, None, :], bias)
 
+    def narrowed(self) -> "Context":
+        """For the first tokens alone, [B, d]: all that a classifier reads after the last attention."""
+        batch = len(self.first)
+        return Context((batch, 1), None, torch.arange(batch, device=self.first.device), None, None)
+
     def pad(self, packed: Tensor) -> Tensor:
         """[tokens, ...] to [B, T, ...], zeros at the padding."""
         batch, length = self.size
@@ -165,8 +170,14 @@ class PrunableModel:
         """Logits [B, outputs] or [B, T, 2], computed piece by piece on the real tokens alone."""
         hidden, context = self.embed(batch)
         for sublayer in range(self.shape.sublayers):
+            if self.reads_first_tokens(sublayer):
+                hidden, context = hidden[context.first], context.narrowed()
             hidden = self.sublayer(sublayer, hidden, context)[2]
         return self.output(hidden, context)
+
+    def reads_first_tokens(self, sublayer: int) -> bool:
+        """Whether the logits depend on this sub-layer through its first tokens alone: the last feed-forward of a classifier."""
+        return sublayer == self.shape.sublayers - 1 and not self.spans
 
     @contextmanager
     def masked(self, columns: Mapping[int, Tensor]) -> Iterator[None]:

@@ -122,6 +122,12 @@ class Knowledge:
             ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=s > 0) for t in above}
             with model.masked(ones):
                 for j, t in enumerate(above):
+                    if model.reads_first_tokens(t):
+                        with torch.no_grad():  # representational knowledge counts all tokens, the loss depends on the first
+                            squares[j] += widened(model.features(t, hidden, context)[0]).square().sum(0)
+                        hidden, context = hidden[context.first], context.narrowed()
+                        hidden = model.sublayer(t, hidden, context)[2]
+                        continue
                     x, _, hidden = model.sublayer(t, hidden, context)
                     squares[j] += widened(x.detach()).square().sum(0)
                 logits = model.output(hidden, context)

@@ -37,6 +37,9 @@ def tune_masks(
     student = States.embedded(model, calibration.batches)
     teacher = student.fork()
     for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
+        if model.reads_first_tokens(s):
+            teacher.narrow()
+            student.narrow()
         teacher_factors = factors_of(model, s, teacher_masks.of(s))
         kept = np.flatnonzero(masks.of(s))
         if s in sublayers and kept.size:
@@ -64,7 +67,7 @@ def normal_equations(
     projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
     feed-forward of a classifier only the first token counts.
     """
-    width, first_token_only = model.shape.width(s), s == model.shape.sublayers - 1 and not model.spans
+    width = model.shape.width(s)
     columns = torch.as_tensor((kept[:, None] * width + np.arange(width)).ravel(), device=model.device)
     projection = model.projection(s)
     weight = projection.weight[:, columns].double()  # [d, k]
@@ -77,8 +80,7 @@ def normal_equations(
         wanted = (residual + projection(x) if unmasked else masked) - projection.bias
         teacher.hidden[i] = model.close(s, masked)
         x, residual = model.features(s, student.hidden[i], context)
-        x, wanted = x.index_select(1, columns), wanted - residual
-        features, wanted = (part[context.first].double() if first_token_only else part.double() for part in (x, wanted))
+        features, wanted = x.index_select(1, columns).double(), (wanted - residual).double()
         add_gram(gram, features)
         cross.addmm_(wanted.T, features)
         sum_x += features.sum(0)

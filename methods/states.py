@@ -27,6 +27,11 @@ class States:
         """The same states, to be advanced on their own; nothing is copied."""
         return States(list(self.hidden), self.contexts)
 
+    def narrow(self) -> None:
+        """To the first tokens of the examples."""
+        self.hidden = [hidden[context.first] for hidden, context in zip(self.hidden, self.contexts, strict=True)]
+        self.contexts = [context.narrowed() for context in self.contexts]
+
     @torch.no_grad()
     def advance(self, model: PrunableModel, sublayer: int, factors: Tensor | None = None) -> None:
         """By one sub-layer, its columns multiplied by the factors [columns] where there are any."""
