@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import warnings
 from typing import Any, NoReturn
 
@@ -72,6 +73,18 @@ def _compose(overrides: list[str]) -> DictConfig:
     return state.config_loader.load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
 
 
+def _choices() -> str:
+    """What there is in every group, own YAMLs on the search path included; for the help."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath")]
+    options = {group: loader.get_group_options(group, config_name="config", overrides=search) for group in GROUPS}
+    lines = [
+        textwrap.fill(f"  {group:<8} {', '.join(names)}", 100, subsequent_indent=" " * 11, break_on_hyphens=False)
+        for group, names in options.items()
+    ]
+    return "\n".join(lines)
+
+
 def explain(error: Exception, words: list[str]) -> str:
     """One sentence for what went wrong before a run began; Hydra and OmegaConf say it in many lines."""
     text = str(error)
@@ -123,6 +136,7 @@ def main() -> int:
     """Run the command line. 0: all cells ok or skipped; 1: an error, told in a sentence; 130: interrupted."""
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing half written
+    OmegaConf.register_new_resolver("choices", _choices, replace=True)
     warnings.filterwarnings("error", message="provider=hydra.searchpath")
     verbose = any(word.startswith("hydra.verbose=") for word in sys.argv)
     try:
