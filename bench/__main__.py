@@ -77,11 +77,10 @@ def _choices() -> str:
     """What there is in every group, own YAMLs on the search path included; for the help."""
     loader: Any = GlobalHydra.instance().config_loader()
     search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath")]
-    options = {group: loader.get_group_options(group, config_name="config", overrides=search) for group in GROUPS}
-    lines = [
-        textwrap.fill(f"  {group:<8} {', '.join(names)}", 100, subsequent_indent=" " * 11, break_on_hyphens=False)
-        for group, names in options.items()
-    ]
+    lines = []
+    for group in GROUPS:
+        names = ", ".join(loader.get_group_options(group, config_name="config", overrides=search))
+        lines.append(textwrap.fill(f"  {group:<8} {names}", 100, subsequent_indent=" " * 11, break_on_hyphens=False))
     return "\n".join(lines)
 
 
