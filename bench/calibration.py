@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.config import CalibrationPlan, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
-from bench.model import Batch, inputs_of
+from bench.model import Batch
 
 CHUNK = 1024  # examples tokenised at a time
 
@@ -35,7 +35,7 @@ class Calibration:
 
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""
-        hidden: list[Batch] = [inputs_of(batch) for batch in self.batches]
+        hidden: list[Batch] = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in self.batches]
         return replace(self, batches=hidden)
 
 

@@ -62,6 +62,8 @@ class Encoder:
             pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
             rows = [example[name] + [pad] * (longest - len(example[name])) for example in examples]
             out[name] = torch.tensor(rows, device=device)
+        lengths = np.array([len(example["input_ids"]) for example in examples])
+        out["places"] = torch.as_tensor(np.flatnonzero(np.arange(longest) < lengths[:, None]), device=device)
         if labels is not None:
             kind = torch.float32 if labels.dtype == np.float64 else torch.int64
             out["labels"] = torch.as_tensor(labels, device=device).to(kind)

@@ -131,6 +131,7 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], w
     def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
         inputs, labels = zip(*batch, strict=True)
         out = dict(encoder.batch(inputs, np.array(labels), "cpu"))
+        del out["places"]
         if run.task.kind == "span":
             out["start_positions"], out["end_positions"] = out.pop("labels").unbind(1)
         return out

@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from bench.config import Arch
 from bench.masks import Masks, Shape
 
-Batch = Mapping[str, Tensor]  # input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B], where asked for
+# input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B] or [B, 2], where asked for; `places` [tokens]: where
+# the real tokens lie in the flattened batch, known to whoever has padded it, so that no GPU has to be waited for
+Batch = Mapping[str, Tensor]
+NOT_INPUTS = ("labels", "places")
 NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 
@@ -33,10 +36,11 @@ class Context:
     bias: Tensor | None
 
     @staticmethod
-    def of(attention_mask: Tensor, bias: Tensor | None = None) -> "Context":
-        """From a batch's attention mask [B, T]."""
+    def of(inputs: Batch, bias: Tensor | None = None) -> "Context":
+        """From a padded batch."""
+        attention_mask = inputs["attention_mask"]
         batch, length = attention_mask.shape
-        index = attention_mask.flatten().nonzero().flatten()
+        index = inputs["places"] if "places" in inputs else attention_mask.flatten().nonzero().flatten()
         lengths = attention_mask.sum(1)
         if len(index) == batch * length:
             return Context((batch, length), None, lengths.cumsum(0) - lengths, None, bias)
@@ -117,13 +121,13 @@ class PrunableModel:
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """Hidden state [tokens, d] below the first sub-layer, and the context of the batch."""
         ids = inputs_of(batch)
-        mask = ids.pop("attention_mask")
+        ids.pop("attention_mask")
         hidden = self.module.get_submodule(self.arch.embeddings)(**ids)
         bias: Tensor | None = None
         if self.arch.position_bias:
             owner, _, name = self.arch.position_bias.rpartition(".")
             bias = getattr(self.module.get_submodule(owner), name)(hidden[:1])  # the same for all examples
-        context = Context.of(mask, bias)
+        context = Context.of(batch, bias)
         return context.pack(hidden), context
 
     def features(self, sublayer: int, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -220,5 +224,5 @@ def widened(x: Tensor) -> Tensor:
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
-    """A batch without its labels."""
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    """What of a batch a transformers model takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}

@@ -120,7 +120,7 @@ class GradientImportance(Scorer):
 def _examples(batch: Batch) -> Iterator[Batch]:
     """Every example of a batch on its own."""
     for i in range(len(batch["labels"])):
-        yield {name: tensor[i : i + 1] for name, tensor in batch.items()}
+        yield {name: tensor[i : i + 1] for name, tensor in batch.items() if name != "places"}
 
 
 @contextmanager

@@ -84,6 +84,11 @@ def test_no_example_comes_from_the_evaluation_split(loaded):
             assert ids[mask.bool()].tolist() == encoder.examples(task_data.train).encode([next(rows)])[0]["input_ids"]
 
 
+def test_a_batch_says_where_its_real_tokens_lie(loaded):
+    for batch in draw(loaded).batches:
+        assert torch.equal(batch["places"], batch["attention_mask"].flatten().nonzero().flatten())
+
+
 def test_labels_are_hidden_on_request(loaded):
     sample = draw(loaded)
     assert all("labels" in batch for batch in sample.batches)
