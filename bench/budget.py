@@ -185,9 +185,13 @@ def joint(scores: Scores, budget: Budget) -> Masks:
     a sub-layer has a base price, whole sub-layers may go as well: for every number of them the others keep their base
     units, and the same budget (the authors' code lowers it from one combination to the next) pays for the best others.
     """
+    if budget.fits(budget.total):
+        return Masks.ones(budget.shape)  # also what scores nothing, or less
+    lowest = min(0.0, float(scores.heads.min()), float(scores.neurons.min()))  # sums of negative scores would favour fewer units
+    scores = replace(scores, heads=scores.heads - lowest, neurons=scores.neurons - lowest)
     heads, neurons = _Ranked.of(scores.heads, budget.heads), _Ranked.of(scores.neurons, budget.neurons)
     limit = budget.limit * TOLERANCE
-    best, chosen = -1.0, (0, 0, 0, 0)
+    best, chosen = -np.inf, (0, 0, 0, 0)
     for a, b in np.ndindex(heads.choices, neurons.choices):
         left = limit - heads.base_cost(a) - neurons.base_cost(b)
         if left < 0:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench.budget import Budget
-from bench.calibration import Calibration
+from bench.calibration import Calibration, split
 from bench.config import Arch, typed
 from bench.files import CONF
 from bench.masks import Masks
@@ -75,7 +75,8 @@ def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
     kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
-    return Calibration(list[Batch](batches), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
+    parts = [split(one, 12) for one in batches]
+    return Calibration(list[Batch](batches), parts, np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
 
 
 def check_method(make: Make, device: str = "cpu") -> None:

@@ -69,8 +69,8 @@ class Table:
 
 
 def _filled(points: list[list[float]]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Every number of units from 1 on, and its seconds, interpolated."""
-    units, seconds = np.array(points).T
+    """Every number of units from 1 on, and its seconds, interpolated between numbers that were measured."""
+    units, seconds = np.array([point for point in points if point[0] > 0]).T
     every = np.arange(1, int(units.max()) + 1)
     return every, np.interp(every, units, seconds)
 
@@ -78,12 +78,14 @@ def _filled(points: list[list[float]]) -> tuple[NDArray[np.intp], NDArray[np.flo
 def fit(units: NDArray[np.intp], seconds: NDArray[np.float64]) -> Price:
     """A constant up to `free` units, then a line of slope >= 0: the least squares over all thresholds."""
     best: tuple[float, Price] | None = None
-    least = 1e-6 * float(seconds.max()) / len(units)  # a slope of nothing would make units free for ever
+    least = 1e-6 * max(float(seconds.max()), 1e-12) / len(units)  # a slope of nothing would make units free for ever
     for free in range(1, len(units) + 1):
-        base = max(float(seconds[:free].mean()), 0.0)
-        over, rise = units[free:] - units[free - 1], seconds[free:] - base
-        each = max(float(over @ rise) / float(over @ over), least) if len(over) else least
-        error = float(((seconds[:free] - base) ** 2).sum() + ((rise - each * over) ** 2).sum())
+        over = np.maximum(units - units[free - 1], 0).astype(float)
+        spread = over - over.mean()
+        each = float(spread @ seconds) / float(spread @ spread) if spread.any() else 0.0
+        each = max(each, least)
+        base = max(float((seconds - each * over).mean()), 0.0)
+        error = float(((seconds - base - each * over) ** 2).sum())
         if best is None or error < best[0]:
             best = error, Price(each, base, free)
     assert best is not None
@@ -143,18 +145,21 @@ def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
     plan, shape = run.keys.latency, short.shape
     length = min(plan.length, positions)
     batch = latency.inputs(short.module, plan.batch, length, run.device)
-    counts = [list(range(shape.heads + 1)), sorted({round(share) for share in np.linspace(0, shape.neurons, GRID)})]
+    grid = {0, 1, *(round(share) for share in np.linspace(0, shape.neurons, GRID)), *(shape.neurons // part for part in (64, 32, 16))}
+    counts = [list(range(shape.heads + 1)), sorted(grid)]
 
     def timer(kind: int, count: int) -> Callable[[], float]:
         masks = Masks.ones(shape)
         (masks.neurons if kind else masks.heads)[:, count:] = 0.0
-        return latency.timer(shrink.shrink(short, masks), batch, run.device)
+        small = shrink.shrink(short, masks)
+        small.set_submodule(short.arch.embeddings, short.module.get_submodule(short.arch.embeddings))  # one table for all
+        return latency.timer(small, batch, run.device)
 
     timers = [timer(kind, count) for kind in (0, 1) for count in counts[kind]]
     medians = _medians(timers)
     split = len(counts[0])
     parts = [(counts[0], medians[:split]), (counts[1], medians[split:])]
-    heads, neurons = ([[count, (t - times[0]) / LAYERS] for count, t in zip(units, times, strict=True)] for units, times in parts)
+    heads, neurons = ([[count, (t - times[0]) / shape.layers] for count, t in zip(units, times, strict=True)] for units, times in parts)
     return Table(machine.machine_name(run.device), plan.batch, length, heads, neurons, time.perf_counter() - start)
 
 

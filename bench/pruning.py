@@ -5,12 +5,13 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import plugin
 from bench.budget import Budget
@@ -64,15 +65,15 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     model = dense.copy()
     seen = calibration if method.labels else calibration.without_labels()
     halves = _sample(calibration)
-    for batch in halves[0][:WARM_UP_BATCHES]:
-        _pass(dense, batch)
+    bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    with bf16:
+        _warm_up(dense, halves[0][:WARM_UP_BATCHES])
     timed = _time_batches(dense, halves[0])
     gc.collect()
     with peak_memory(model.device) as peak, collect() as stages:
         synchronize()
         others, start = OtherWork(), time.perf_counter()
-        bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-        with torch.set_grad_enabled(method.gradients), bf16:
+        with torch.set_grad_enabled(method.gradients), bf16, _repeatable_attention(model.device):
             masks = method.prune(model, seen, budget)
         synchronize()
         seconds = time.perf_counter() - start
@@ -93,6 +94,23 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     return Pruning(masks, PrunableModel(model.module, model.arch), cost)
 
 
+def _warm_up(dense: PrunableModel, batches: list[Batch]) -> None:
+    """What a method may use is loaded and warm before it is timed: both forward passes, fp64 products and a solve."""
+    for batch in batches:
+        _pass(dense, batch)
+        with torch.no_grad():
+            dense.forward(batch)
+    matrix = torch.eye(64, dtype=torch.float64, device=dense.device)
+    torch.linalg.cholesky_ex(matrix @ matrix)
+
+
+def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a GPU attention kernels whose backward pass gives the same numbers twice; a CPU has no others."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+
+
 def _sample(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:
     """Batches spread over the set in two interleaved halves; the last, short one only where there is no other."""
     whole = calibration.batches[:-1] or calibration.batches
@@ -102,6 +120,7 @@ def _sample(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:
 def _time_batches(dense: PrunableModel, batches: list[Batch]) -> list[tuple[float, int]]:
     """(seconds, examples) of some batches: half of 2 s or 8 batches, whichever is more; at 20 s two are enough."""
     timed: list[tuple[float, int]] = []
+    synchronize()
     start = time.perf_counter()
     for batch in _spread(batches):
         began = time.perf_counter()
@@ -154,11 +173,14 @@ def give_back_freed_memory() -> None:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Peak bytes beyond the start: the allocator's on a GPU, sampled resident memory on a CPU."""
+    """Peak bytes within it beyond the start: the allocator's on a GPU, sampled resident memory on a CPU. Asked afterwards."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield lambda: torch.cuda.max_memory_allocated() - before
+        before = highest = torch.cuda.memory_allocated()
+        try:
+            yield lambda: highest - before
+        finally:
+            highest = torch.cuda.max_memory_allocated()
         return
     give_back_freed_memory()
     process = psutil.Process()

@@ -55,6 +55,8 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         pruned = pruning.prune(method, dense, sample, budget, run.keys.precision)
         record["prune"] = pruned.cost
         seconds["prune"] = pruned.cost["seconds"]
+        if table:
+            record["latency"]["table"]["kept"] = budget.cost(pruned.masks) / budget.total
 
         # 4. Shrink: the pruned units are really gone, and the smaller model is the masked one.
         with stage("shrink"):

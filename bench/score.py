@@ -24,6 +24,7 @@ from bench.model import NEVER, PrunableModel, logits_of
 from bench.stages import progress, say
 
 BATCH = 32
+VERSION = 1  # of the cached dense scores: raised with what a score is computed from
 Logits = NDArray[np.float32]
 
 
@@ -146,13 +147,21 @@ def arrays(before: Score, after: Score, split: Split) -> dict[str, np.ndarray]:
 
 
 def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, split: Split) -> Score:
-    """The dense model's score, measured once per content of checkpoint, split and protocol, then cached."""
-    facts: list[Any] = [checkpoint.sha256, checkpoint.label_map, split.sha256, run.meaning()["task"], run.meaning()["model"], run.device]
+    """The dense model's score, measured once per content of checkpoint, split and task, then cached."""
+    facts: list[Any] = [
+        VERSION,
+        checkpoint.sha256,
+        checkpoint.label_map,
+        split.sha256,
+        run.meaning()["task"],
+        run.meaning()["model"],
+        run.device,
+    ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     file, examples = cache_folder() / "dense" / f"{key}.npy", encoder.examples(split)
     try:
         logits = np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         logits = predict(model.module, encoder, examples, run.device)
         _keep(file, logits)
     result = _measured(run, logits, examples, split)
@@ -167,6 +176,8 @@ def _keep(file: Any, logits: Logits) -> None:
         handle, half = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "wb") as out:
             np.save(out, logits)
+            out.flush()
+            os.fsync(out.fileno())
         os.replace(half, file)
     except OSError as error:
         say(f"the dense score is not cached: {error}")

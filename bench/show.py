@@ -15,7 +15,9 @@ from bench.store import Stored
 def row(record: Record) -> list[str]:
     """One record as the cells of the table."""
     dense, pruned, prune, timing = record["dense"], record["pruned"], record["prune"], record["latency"]["headline"]
-    kept = pruned["flops_kept"] if record["unit"] == "flops" else pruned["params_kept"]
+    kept = pruned["params_kept"] if record["unit"] == "params" else pruned["flops_kept"]
+    if record["unit"] == "latency":
+        kept = (record["latency"].get("table") or {}).get("kept")
     ok = record["status"] == "ok"
     return [
         record["method"]["name"],

@@ -45,7 +45,7 @@ class OwnBias(nn.Module):
         super().__init__()
         self.attention = attention
         self.kept: Tensor
-        self.register_buffer("kept", torch.tensor(kept), persistent=False)
+        self.register_buffer("kept", torch.tensor(kept, device=next(attention.parameters()).device), persistent=False)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, **kwargs: Any) -> Any:
         """As the wrapped attention; bias [B, all heads, T, T], the same for every example."""
@@ -74,7 +74,8 @@ def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
 def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
     """The largest difference between the logits of the masked and of the shrunk model."""
     with model.masked(model.columns(masks)):
-        return max(float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches)
+        errors = [float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches]
+    return float(np.max(errors))  # of which one that is no number is the largest
 
 
 def _fold(small: PrunableModel, sublayer: int, masks: Masks) -> None:

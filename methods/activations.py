@@ -33,8 +33,8 @@ def statistics(model: PrunableModel, calibration: Calibration) -> Statistics:
     sizes = [len(model.projection(s).weight[0]) for s in range(model.shape.sublayers)]
     mean, squared, absolute = ([torch.zeros(size, dtype=torch.float64, device=model.device) for size in sizes] for _ in range(3))
     seen = 0
-    for batch in progress(calibration.batches, "activations"):
-        hidden, context = model.embed(batch)
+    for part in progress([part for parts in calibration.parts for part in parts], "activations"):
+        hidden, context = model.embed(part)
         new = len(hidden)
         total = seen + new
         for s in range(model.shape.sublayers):

@@ -37,12 +37,16 @@ def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients
     shape = model.shape
     like = model.projection(0).weight
     kept: list[list[Tensor]] = [[], []]
-    for batch in progress(calibration.batches, "Fisher information"):
-        units = [torch.ones(shape.units(s), dtype=like.dtype, device=like.device, requires_grad=True) for s in range(shape.sublayers)]
-        with model.masked({s: factors_of(model, s, unit) for s, unit in enumerate(units)}):
-            loss = task_loss(model.forward(batch), batch["labels"], calibration.kind)
-        gradients = torch.autograd.grad(loss, units)
+    for batch, parts in zip(progress(calibration.batches, "Fisher information"), calibration.parts, strict=True):
+        gradients = [torch.zeros(shape.units(s), dtype=torch.float64, device=like.device) for s in range(shape.sublayers)]
+        for part in parts:
+            units = [torch.ones(shape.units(s), dtype=like.dtype, device=like.device, requires_grad=True) for s in range(shape.sublayers)]
+            with model.masked({s: factors_of(model, s, unit) for s, unit in enumerate(units)}):
+                loss = task_loss(model.forward(part), part["labels"], calibration.kind)
+            share = len(part["labels"]) / len(batch["labels"])  # the loss is a mean over the batch
+            for total, gradient in zip(gradients, torch.autograd.grad(loss * share, units), strict=True):
+                total += gradient
         for kind in (0, 1):
-            kept[kind].append(torch.stack(gradients[kind::2]).double())
+            kept[kind].append(torch.stack(gradients[kind::2]))
     heads, neurons = (torch.stack(parts).cpu().numpy() for parts in kept)
     return Gradients(heads, neurons)

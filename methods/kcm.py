@@ -122,7 +122,7 @@ def representative(vectors: Tensor, sigma: float, alpha: float) -> tuple[Tensor,
             break
     spectrum = torch.linalg.eigvalsh(kernel).clamp_min(0)
     shares = spectrum / spectrum.sum()
-    return c.diagonal(), iterations, float(torch.special.entr(shares).sum().exp())
+    return c.diagonal().clone(), iterations, float(torch.special.entr(shares).sum().exp())
 
 
 def normalised(means: Tensor, how: str) -> Tensor:

@@ -4,6 +4,7 @@ Park, Choi and Kang, "Accurate Retraining-free Pruning for Pretrained Encoder-ba
 arXiv 2308.03449. Where paper and authors' code disagree, docs/methods.md says what is done here and why.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from bench.budget import TOLERANCE, Budget
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method
-from bench.model import PrunableModel, widened
+from bench.model import Context, PrunableModel, widened
 from bench.stages import progress, stage
 from methods.gram import add_gram, symmetric
 from methods.states import States, factors_of
@@ -58,7 +59,7 @@ class KPrune(Method):
     def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
         """KPMS and KPWT over all sub-layers."""
         masks = Masks.ones(model.shape)
-        student = States.embedded(model, calibration.batches)
+        student = States.embedded(model, calibration)
         teacher, pruned, left = student, False, budget.limit * TOLERANCE
         knowledge, scores = Knowledge(self, model, calibration), list[Floats]()
         for s in progress(range(model.shape.sublayers), "K-prune, sub-layers"):
@@ -104,6 +105,8 @@ class Knowledge:
     def __init__(self, method: KPrune, model: PrunableModel, calibration: Calibration) -> None:
         self.method, self.model, self.calibration = method, model, calibration
         self.teacher_logits: list[Tensor] = []
+        counts = np.cumsum([0, *(len(parts) for parts in calibration.parts)]).tolist()
+        self.groups = [range(start, end) for start, end in itertools.pairwise(counts)]  # the parts of each batch
         self.weight_squares = [
             model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
         ]  # above the current sub-layer every weight is still the dense one
@@ -118,25 +121,21 @@ class Knowledge:
         above = range(s, model.shape.sublayers)
         predictive = [torch.zeros_like(self.weight_squares[t]) for t in above]
         squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
-        for i, (hidden, context) in enumerate(zip(student.hidden, student.contexts, strict=True)):
-            ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=s > 0) for t in above}
-            with model.masked(ones):
-                for j, t in enumerate(above):
-                    if model.reads_first_tokens(t):
-                        with torch.no_grad():  # representational knowledge counts all tokens, the loss depends on the first
-                            squares[j] += widened(model.features(t, hidden, context)[0]).square().sum(0)
-                        hidden, context = hidden[context.first], context.narrowed()
-                        hidden = model.sublayer(t, hidden, context)[2]
-                        continue
-                    x, _, hidden = model.sublayer(t, hidden, context)
-                    squares[j] += widened(x.detach()).square().sum(0)
-                logits = model.output(hidden, context)
-            if s == 0:
-                self.teacher_logits.append(logits)
-                continue
-            loss = self._loss(logits, self.teacher_logits[i])
-            for j, gradient in enumerate(torch.autograd.grad(loss, list(ones.values()))):
-                predictive[j] += self._squared(gradient.double(), above[j])
+        backward = s > 0 and method.lambda_pred > 0
+        for indices in self.groups:
+            gradients = [torch.zeros_like(total) for total in predictive]
+            for i in indices:
+                ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=backward) for t in above}
+                logits = self._forward(student.hidden[i], student.contexts[i], ones, squares)
+                if s == 0:
+                    self.teacher_logits.append(logits)
+                if not backward:
+                    continue
+                loss = self._loss(logits, self.teacher_logits[i], [self.teacher_logits[other] for other in indices])
+                for total, gradient in zip(gradients, torch.autograd.grad(loss, list(ones.values())), strict=True):
+                    total += gradient
+            for j, t in enumerate(above):
+                predictive[j] += self._squared(gradients[j], t)
         n, tokens = self.calibration.examples, self.calibration.tokens
         lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
         result = []
@@ -148,6 +147,21 @@ class Knowledge:
             result.append((factor * units).cpu().numpy())
         return result
 
+    def _forward(self, hidden: Tensor, context: Context, ones: dict[int, Tensor], squares: list[Tensor]) -> Tensor:
+        """Logits from the hidden state below the first of the masks `ones`; sums of x² are added to `squares`."""
+        model = self.model
+        with model.masked(ones):
+            for total, t in zip(squares, ones, strict=True):
+                if model.reads_first_tokens(t):
+                    with torch.no_grad():  # representational knowledge counts all tokens, the loss depends on the first
+                        total += widened(model.features(t, hidden, context)[0]).square().sum(0)
+                    hidden, context = hidden[context.first], context.narrowed()
+                    hidden = model.sublayer(t, hidden, context)[2]
+                else:
+                    x, _, hidden = model.sublayer(t, hidden, context)
+                    total += widened(x.detach()).square().sum(0)
+            return model.output(hidden, context)
+
     def _squared(self, gradient: Tensor, sublayer: int) -> Tensor:
         """Squared gradients per column; with head_gradient=head every column gets its head's."""
         if self.method.head_gradient == "column" or sublayer % 2:
@@ -155,16 +169,17 @@ class Knowledge:
         heads = gradient.view(self.model.shape.heads, -1).sum(1).square()
         return heads.repeat_interleave(self.model.shape.head_dim)
 
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """T^2 KL(teacher || student) averaged over the batch (of start and end their mean); for a regression the squared
-        error of the logits."""
+    def _loss(self, logits: Tensor, target: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """A part's share of its batch's loss: T^2 KL(teacher || student) averaged over the batch (of start and end their
+        mean); for a regression the squared error of the logits. `targets`: the teacher's logits of all parts of the batch."""
+        examples = sum(len(part) for part in targets)
         if self.calibration.kind == "regression":
-            if self.method.legacy_broadcast:
-                return (logits - target.flatten()).square().mean()  # [B, 1] - [B]: every example with every other
-            return (logits - target).square().mean()
+            if self.method.legacy_broadcast:  # [B, 1] - [B]: every example with every other
+                return (logits - torch.cat(list(targets)).flatten()).square().sum() / examples**2
+            return (logits - target).square().sum() / examples
         t = self.method.temperature
         student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
-        distributions = logits.shape[0] * logits[0, 0].numel()
+        distributions = examples * logits[0, 0].numel()
         return t * t * F.kl_div(student, teacher, reduction="sum", log_target=True) / distributions
 
 

@@ -34,7 +34,7 @@ def tune_masks(
     the limit stopped the tuning, a note.
     """
     tuned = Masks(masks.heads.copy(), masks.neurons.copy())
-    student = States.embedded(model, calibration.batches)
+    student = States.embedded(model, calibration)
     teacher = student.fork()
     for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
         if model.reads_first_tokens(s):
@@ -44,7 +44,10 @@ def tune_masks(
         kept = np.flatnonzero(masks.of(s))
         if s in sublayers and kept.size:
             unmasked = s % 2 == 1 and ffn_teacher == "full"
-            factors = solve_damped(*normal_equations(model, s, kept, teacher_factors, unmasked, teacher, student))
+            a, b = normal_equations(model, s, kept, teacher_factors, unmasked, teacher, student)
+            if not (np.isfinite(a).all() and np.isfinite(b).all()):
+                return tuned, f"mask tuning stopped at sub-layer {s}: its equations are not finite"
+            factors = solve_damped(a, b)
             if s % 2 == 0:
                 factors = factors[:-1]  # of the column of ones
             if np.abs(factors).max() > LIMIT or not np.isfinite(factors).all():
@@ -102,5 +105,6 @@ def solve_damped(a: Floats, b: Floats) -> Floats:
 
     A is the normal matrix itself, so the damping is not scaled by the number of tokens (algorithms, section 2.5).
     """
-    y = np.linalg.solve(a.T @ a + np.eye(len(a)), a.T @ (b - a.sum(1)))
+    values, vectors = np.linalg.eigh(a)  # A itself: its square would lose the damping beside large entries
+    y: Floats = vectors @ (values / (values**2 + 1) * (vectors.T @ (b - a.sum(1))))
     return 1.0 + y

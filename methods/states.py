@@ -1,16 +1,16 @@
 """Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.model import Batch, Context, PrunableModel
+from bench.calibration import Calibration
+from bench.model import Context, PrunableModel
 
 
 class States:
-    """The hidden state of every batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers."""
+    """The hidden state of every micro-batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers."""
 
     def __init__(self, hidden: list[Tensor], contexts: list[Context]) -> None:
         self.hidden = hidden
@@ -18,9 +18,9 @@ class States:
 
     @classmethod
     @torch.no_grad()
-    def embedded(cls, model: PrunableModel, batches: Sequence[Batch]) -> "States":
+    def embedded(cls, model: PrunableModel, calibration: Calibration) -> "States":
         """Below the first sub-layer."""
-        pairs = [model.embed(batch) for batch in batches]
+        pairs = [model.embed(part) for parts in calibration.parts for part in parts]
         return cls([hidden for hidden, _ in pairs], [context for _, context in pairs])
 
     def fork(self) -> "States":

@@ -102,9 +102,9 @@ class GradientImportance(Scorer):
 
     @staticmethod
     def _mean_gradient(model: PrunableModel, calibration: Calibration) -> None:
-        for batch in progress(calibration.batches, "gradients"):
-            loss = task_loss(model.forward(batch), batch["labels"], calibration.kind)
-            (loss * (len(batch["labels"]) / calibration.examples)).backward()  # type: ignore[no-untyped-call]
+        for part in progress([part for parts in calibration.parts for part in parts], "gradients"):
+            loss = task_loss(model.forward(part), part["labels"], calibration.kind)
+            (loss * (len(part["labels"]) / calibration.examples)).backward()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _mean_square(model: PrunableModel, calibration: Calibration, weights: list[Tensor]) -> list[Tensor]:

@@ -158,6 +158,17 @@ def test_joint_is_the_best_of_all_numbers_of_heads(seed, ratio):
     assert (scores.heads * masks.heads).sum() + (scores.neurons * masks.neurons).sum() == pytest.approx(best)
 
 
+def test_joint_takes_negative_scores_and_prunes_nothing_at_ratio_zero():
+    shape = Shape(2, 3, 5, 4, 2)
+    scores = random_scores(shape, 0)
+    low = Scores(scores.heads - 5, scores.neurons - 5)
+    masks = joint(low, Budget.of(shape, "flops", 0.4, 10.0))
+    assert masks.neurons.any()
+    assert Budget.of(shape, "flops", 0.4, 10.0).fits(Budget.of(shape, "flops", 0.4, 10.0).cost(masks))
+    nothing = Scores(scores.heads * 0, scores.neurons * 0)
+    assert joint(nothing, Budget.of(shape, "flops", 0.0, 10.0)).heads.all()
+
+
 def test_joint_may_keep_no_head():
     budget = Budget(Shape(1, 1, 4, 1, 1), Price(10.0), Price(1.0), ratio=0.5)
     masks = joint(Scores(np.array([[9.0]]), np.ones((1, 4))), budget)

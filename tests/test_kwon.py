@@ -204,3 +204,12 @@ def test_a_single_unknown_works():
 def test_ffn_teacher_is_checked():
     with pytest.raises(ValueError, match="ffn_teacher"):
         Kwon(ffn_teacher="half")
+
+
+def test_the_damped_problem_of_equal_units_with_large_entries_has_a_finite_solution():
+    """A^T A + I would be singular in fp64: A itself is decomposed."""
+    a = np.full((2, 2), 1e8)
+    b = np.array([3e8, 3e8])
+    found = solve_damped(a, b)
+    assert np.isfinite(found).all()
+    assert found == pytest.approx([1.5, 1.5])

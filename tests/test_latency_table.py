@@ -27,6 +27,24 @@ def test_a_constant_and_a_line_are_found_again(free):
     assert np.allclose(price.of(units), seconds)
 
 
+def test_a_few_units_cost_the_base_price_however_coarse_the_grid():
+    """The step from none to one is the base price: nothing is interpolated across it."""
+    points = [[0, 0.0], [1, 1.0], [300, 1.0], [600, 1.0], [1200, 1.6], [3000, 3.4]]
+    price = fit(*latency_table._filled(points))
+    assert price.base == pytest.approx(1.0)
+    assert price.each == pytest.approx(0.001)
+    assert price.free == pytest.approx(600, abs=1)
+
+
+def test_a_line_is_fitted_with_its_constant():
+    random = np.random.default_rng(0)
+    units = np.arange(1, 13)
+    seconds = 2 + 0.3 * np.maximum(units - 1, 0) + random.normal(0, 0.1, 12)
+    price = fit(units, seconds)
+    slope, constant = np.polyfit(units - 1, seconds, 1)
+    assert ((seconds - price.of(units)) ** 2).sum() <= ((seconds - constant - slope * (units - 1)) ** 2).sum() + 1e-9
+
+
 def test_a_slope_is_never_negative():
     price = fit(np.arange(1, 6), np.array([5.0, 4.0, 3.0, 2.0, 1.0]))
     assert price.each > 0

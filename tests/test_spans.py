@@ -204,7 +204,7 @@ def test_kprunes_loss_is_the_mean_of_start_and_end_without_padding():
         for side in (0, 1):
             teacher, student = (F.softmax(part[example, :length, side] / 2, 0) for part in (target, logits))
             total += 4 * float((teacher * (teacher / student).log()).sum()) / 8
-    assert float(Knowledge(method, model, calibration(span_batches()))._loss(logits, target)) == pytest.approx(total)
+    assert float(Knowledge(method, model, calibration(span_batches()))._loss(logits, target, [target])) == pytest.approx(total)
 
 
 @pytest.mark.parametrize("method", [KPrune(), Kwon()], ids=["kprune", "kwon"])
