@@ -101,6 +101,8 @@ def explain(error: Exception, words: list[str]) -> str:
         return f"several values in '{found.group(1)}' need -m, which runs one cell for each"
     if found := re.search(r"hydra.searchpath in \S+, path=(\S+) is not available", text):
         return f"hydra.searchpath: {found.group(1)} is not there"
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        return f"cannot read {error.override!r}: write key=value; python -m bench --help shows the keys"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: quote a value with special characters, as in 'key=\"value\"'"
     if isinstance(error, (HydraException, OmegaConfBaseException)):

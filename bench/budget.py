@@ -109,6 +109,10 @@ class Scores:
     neurons: Floats
     ranked: bool = False
 
+    def check(self, shape: Shape) -> None:
+        """Raise ValueError unless there is a finite number for every unit."""
+        Masks(self.heads, self.neurons).check(shape, "scores")
+
 
 def descending(scores: Floats) -> NDArray[np.intp]:
     """Flat indices, best first, equals bottom up."""

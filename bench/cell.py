@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import checks, config, data, dense, latency_table, machine, record, store
 from bench.config import Keys, Model, Run, Task
 from bench.errors import UserError, first_line
+from bench.files import cache_folder
 from bench.method import Skip
 from bench.run import PROTOCOL, execute
 from bench.stages import say
@@ -73,6 +74,7 @@ def run_cell(run: Run) -> Outcome:
     Raises:
         UserError: something the user can mend; nothing is written.
     """
+    cache_folder()  # a wrong one is told before anything slow
     name = machine.machine_name(run.device)
     results = checks.check_results(run.keys.results, name)
     if run.task.build:  # takes long: what is missing is told before
@@ -86,7 +88,7 @@ def run_cell(run: Run) -> Outcome:
     table = latency_table.kept(run, checkpoint) if checkpoint else None
     if checkpoint and not run.keys.rerun and (table or run.keys.unit != "latency"):
         fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table)
-        stored, reason = store.answer(results, fresh, run.threads)
+        stored, reason = store.answer(results, fresh, run.threads, run.keys.latency)
         if stored:
             say("this run is stored already; rerun=true repeats it")
             return Outcome(stored.record["status"], stored.folder, stored.record["reason"])

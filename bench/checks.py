@@ -52,6 +52,7 @@ def check_task(name: str, task: Task) -> None:
     _demand(f"{where}metrics", "f1", "f1" not in task.metrics or task.outputs == 2, "it is defined for two labels here")
     if task.windows:
         _demand(f"{where}labels", labels, labels is None, "answers have no classes, it is null")
+        _demand(f"{where}max_length", task.max_length, task.max_length >= 32, "at least 32 where contexts are cut into windows")
         _demand(f"{where}columns", task.columns, len(task.columns) == 2, "the question's column and the context's")
         for name in ("stride", "best", "longest_answer"):
             _demand(f"{where}windows.{name}", getattr(task.windows, name), getattr(task.windows, name) >= 1, "at least 1")
@@ -140,6 +141,8 @@ def _annotations(target: str) -> dict[str, set[str]]:
 
 def check_results(given: str, machine: str) -> Path:
     """The results folder and the machine's in it can be written, or made; nothing is made yet. Returns the former."""
+    if not given.strip():
+        raise UserError("results= is empty: name a folder, or leave it out")
     root = place(given, "results=")
     above = place(root / machine, "results=")
     while not os.path.lexists(above):

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.budget import Budget
+from bench.budget import Budget, Scores
 from bench.calibration import Calibration, split
 from bench.config import Arch, typed
 from bench.files import CONF
@@ -85,6 +85,7 @@ def check_method(make: Make, device: str = "cpu") -> None:
     Raises:
         AssertionError: one sentence for what does not hold.
     """
+    assert callable(make), "check_method takes what makes a method, a class or a function, not a method object"
     for regression in (False, True):
         for ratio in RATIOS:
             check_run(make, ratio, regression, device)
@@ -120,12 +121,13 @@ def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks |
         try:
             with torch.set_grad_enabled(method.gradients):
                 masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
+            reason = None
         except Skip as skip:
-            reason = str(skip).strip()
-            masks = None
-    if masks is None:
+            masks, reason = None, str(skip).strip()
+    if reason is not None:
         assert reason, f"{where}: a skip gives a reason"
         return None
+    assert isinstance(masks, Masks), f"{where}: prune returns {type(masks).__name__}, not Masks"
     masks.check(model.shape)
     assert budget.fits(budget.cost(masks)), f"{where}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
     assert ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{where}: a head was pruned"
@@ -148,6 +150,7 @@ def check_score(make: Make, device: str = "cpu") -> None:
     before = copy.deepcopy(model.module.state_dict())
     with torch.set_grad_enabled(method.gradients):
         scores = method.score(model, sample if method.labels else sample.without_labels())
+    assert isinstance(scores, Scores), f"score returns {type(scores).__name__}, not Scores"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items()), "scoring changes the model"
     for name, found, wanted in (("heads", scores.heads, model.shape.heads), ("neurons", scores.neurons, model.shape.neurons)):
         assert found.shape == (model.shape.layers, wanted), f"scores of {name} have shape {found.shape}"

@@ -123,8 +123,9 @@ def read_split(path: Path, task: Task) -> Split:
         raise UserError(f"{named} holds no rows")
     texts = [_texts(table[column], f"{named}: column {column!r}") for column in task.columns]
     where = f"{named}: column {task.label!r}"
-    if task.kind == "span":
-        return Split(digest(path), texts, np.empty(0, np.int64), _answers(table[task.label], texts[1], where))
+    if task.windows:
+        answers = _answers(table[task.label], texts[1], task.windows.unanswerable, where)
+        return Split(digest(path), texts, np.empty(0, np.int64), answers)
     return Split(digest(path), texts, _labels(table[task.label], task, where))
 
 
@@ -153,7 +154,7 @@ def _no_nulls(column: pa.ChunkedArray, where: str) -> None:
         raise UserError(f"{where} is empty in row {row}")
 
 
-def _answers(column: pa.ChunkedArray, contexts: list[str], where: str) -> list[tuple[list[str], list[int]]]:
+def _answers(column: pa.ChunkedArray, contexts: list[str], unanswerable: bool, where: str) -> list[tuple[list[str], list[int]]]:
     """Gold answers; every one stands in its context where it says."""
     _no_nulls(column, where)
     kind = column.type
@@ -161,6 +162,8 @@ def _answers(column: pa.ChunkedArray, contexts: list[str], where: str) -> list[t
         raise UserError(f"{where} holds {kind}, answers are structures of text and answer_start")
     result = []
     for row, (entry, context) in enumerate(zip(column.to_pylist(), contexts, strict=True)):
+        if not (entry["text"] or unanswerable):
+            raise UserError(f"{where}: row {row} has no answer, which only a task with windows.unanswerable=true allows")
         texts, starts = list(entry["text"] or ()), list(entry["answer_start"] or ())
         if len(texts) != len(starts) or any(context[at : at + len(text)] != text for text, at in zip(texts, starts, strict=True)):
             raise UserError(f"{where}: the answers in row {row} do not stand in the context where answer_start says")

@@ -49,7 +49,10 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         return _checked(folder, f"models:{run.model_name}/{run.task_name}", run)
     key = tuned_key(run, data)
     if key and (tuned := tuned_folder(key)).exists():
-        return _checked(tuned, f"tuned:{key[:12]}", run)
+        try:
+            return _checked(tuned, f"tuned:{key[:12]}", run)
+        except UserError as error:
+            raise UserError(f"{error}; delete the folder and it is fine-tuned again") from error
     listed = run.model.checkpoints.get(run.task_name)
     if listed and (found := hub.snapshot(listed.hub)):
         return _checked(found, f"hub:{listed.hub}", run, listed.expected, listed.label_map)

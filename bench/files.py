@@ -17,7 +17,10 @@ def cache_folder() -> Path:
     """`$BENCH_CACHE`, else `prunebench` in the user's cache folder."""
     given = os.environ.get("BENCH_CACHE")
     if given:
-        return place(given, "BENCH_CACHE=")
+        path = place(given, "BENCH_CACHE=")
+        if path.exists() and not path.is_dir():
+            raise UserError(f"BENCH_CACHE={given} is a file, not a folder")
+        return path
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunebench"
 
 

@@ -26,7 +26,8 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: i
         return {"plan": "none", "headline": None, "grid": [], "notes": []}
     length = min(plan.length, positions)
     batch = inputs(dense, plan.batch, length, device)
-    say(f"timing dense against pruned, batch {plan.batch}, length {length}")
+    capped = f" (not {plan.length}: the model has no more positions)" if length < plan.length else ""
+    say(f"timing dense against pruned, batch {plan.batch}, length {length}{capped}")
     run_dense, run_pruned = timer(dense, batch, device), timer(pruned, batch, device)
     for _ in range(WARM_UP):
         run_dense(), run_pruned()
@@ -45,7 +46,8 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: i
         "low": round(low, 4),
         "high": round(high, 4),
     }
-    return {"plan": plan.plan, "headline": point, "grid": [point], "notes": []}
+    notes = [f"the model has {positions} positions: timed at that length, not at {plan.length}"] if length < plan.length else []
+    return {"plan": plan.plan, "headline": point, "grid": [point], "notes": notes}
 
 
 def inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:

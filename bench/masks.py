@@ -53,10 +53,10 @@ class Masks:
         """The factors of one sub-layer, one per column of its output projection."""
         return self.of(sublayer).repeat(shape.width(sublayer))
 
-    def check(self, shape: Shape) -> None:
-        """Raise ValueError unless the masks have the model's sizes and are finite."""
+    def check(self, shape: Shape, what: str = "masks") -> None:
+        """Raise ValueError unless they have the model's sizes and are finite."""
         for name, given, units in (("heads", self.heads, shape.heads), ("neurons", self.neurons, shape.neurons)):
             if given.shape != (shape.layers, units):
-                raise ValueError(f"masks: {name} has shape {given.shape}, the model needs {(shape.layers, units)}")
+                raise ValueError(f"{what}: {name} has shape {given.shape}, the model needs {(shape.layers, units)}")
             if not np.isfinite(given).all():
-                raise ValueError(f"masks: {name} holds values that are not finite")
+                raise ValueError(f"{what}: {name} holds values that are not finite")

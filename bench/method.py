@@ -59,5 +59,6 @@ class Scorer(Method):
         """Score, then allocate."""
         with stage("score"):
             scores = self.score(model, calibration)
+            scores.check(model.shape)
         with stage("search"):
             return ALLOCATIONS[self.allocation](scores, budget)

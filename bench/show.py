@@ -64,13 +64,14 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]) -> None:
-    """A table that fits the terminal; without one, 100 columns. What does not fit is left out, and told."""
+    """A table that fits the terminal. What does not fit is left out, and told; without a terminal nothing is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    width = max(40, shutil.get_terminal_size((100, 24)).columns)
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    limited = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    width = max(40, shutil.get_terminal_size().columns) if limited else max(100, sum(widths) + 2 * len(widths))
     shown, left_out = list(range(len(header))), []
     for name in dispensable:
         if sum(widths[i] + 2 for i in shown) <= width:
@@ -96,8 +97,10 @@ def show(stored: list[Stored]) -> None:
 
 
 def last_line(reason: str | None) -> str:
-    """Of a traceback the error itself, of a sentence the sentence."""
-    return (reason or "").strip().rpartition("\n")[2]
+    """Of a traceback the first line of the error itself, of a sentence the sentence."""
+    lines = (reason or "").strip().splitlines()
+    frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
+    return next(iter(lines[frames[-1] + 1 :] if frames else lines), "")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,6 +21,8 @@ from bench.data import Split
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 OUTSIDE = -1  # offset of a token that is not of the context
+MOST_OF_QUESTION = 64  # tokens of a question that are read (Devlin et al. 2019)
+SPECIAL = 4  # tokens that a pair may be given beside its own
 CHUNK = 256  # windows whose pairs are looked at together
 
 
@@ -30,12 +32,13 @@ class Windows:
 
     def __init__(self, tokenizer: Any, inputs: Sequence[str], max_length: int, plan: config.Windows, split: Split) -> None:
         questions, self.contexts = split.texts
+        questions, longest = _shortened([question.lstrip() for question in questions], tokenizer, min(MOST_OF_QUESTION, max_length // 3))
         coded = tokenizer(
-            [question.lstrip() for question in questions],
+            questions,
             self.contexts,
             truncation="only_second",
             max_length=max_length,
-            stride=min(plan.stride, max_length // 3),
+            stride=min(plan.stride, (max_length - longest - SPECIAL) // 2),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
             padding=False,
@@ -75,6 +78,14 @@ class Windows:
         start = inside[np.flatnonzero(offsets[inside, 0] <= first)[-1]]
         end = inside[np.flatnonzero(offsets[inside, 1] >= last)[0]]
         return int(start), int(end)
+
+
+def _shortened(questions: list[str], tokenizer: Any, most: int) -> tuple[list[str], int]:
+    """Questions cut after so many tokens, so that every window has room for its context; and the longest one's tokens."""
+    coded = tokenizer(questions, add_special_tokens=False, truncation=True, max_length=most, return_offsets_mapping=True)
+    lengths = [len(offsets) for offsets in coded["offset_mapping"]]
+    cut = [q[: offsets[-1][1]] if len(offsets) == most else q for q, offsets in zip(questions, coded["offset_mapping"], strict=True)]
+    return cut, max(lengths)
 
 
 @dataclass(frozen=True)

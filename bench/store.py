@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.config import LatencyPlan
 from bench.errors import UserError
 from bench.record import Record, is_whole, strict
 
@@ -93,7 +94,7 @@ def read(folder: Path) -> Stored:
         ValueError: it is not whole, or of another schema.
     """
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    if not is_whole(record):
+    if not is_whole(record) or not (folder / "arrays.npz").is_file():
         raise ValueError("not a whole record of this schema")
     return Stored(record, folder)
 
@@ -130,7 +131,7 @@ def _folders(root: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def answer(root: Path, fresh: Record, threads: int) -> tuple[Stored | None, str | None]:
+def answer(root: Path, fresh: Record, threads: int, plan: LatencyPlan) -> tuple[Stored | None, str | None]:
     """The stored record that answers a repeated command, or the reason why one of the same id does not.
 
     `fresh` is the blank record of the run that is asked for, with its id and machine name.
@@ -144,13 +145,13 @@ def answer(root: Path, fresh: Record, threads: int) -> tuple[Stored | None, str 
                 continue
     reason = None
     for stored in sorted(candidates, key=_rank, reverse=True):
-        reason = _differs(stored.record, fresh, threads)
+        reason = _differs(stored.record, fresh, threads, plan)
         if reason is None:
             return stored, None
     return None, reason
 
 
-def _differs(stored: Record, fresh: Record, threads: int) -> str | None:
+def _differs(stored: Record, fresh: Record, threads: int, plan: LatencyPlan) -> str | None:
     if stored["status"] == "failed":
         return "the stored run failed"
     if stored["software"]["method_source"] != fresh["software"]["method_source"]:
@@ -161,4 +162,7 @@ def _differs(stored: Record, fresh: Record, threads: int) -> str | None:
         return f"it ran on {stored['machine']['threads']} threads"
     if stored["status"] == "ok" and PLANS.index(stored["latency"]["plan"]) < PLANS.index(fresh["latency"]["plan"]):
         return f"it was timed with latency={stored['latency']['plan']}"
+    timed = stored["latency"]["headline"]
+    if timed and plan.plan != "none" and not stored["latency"]["notes"] and (timed["batch"], timed["length"]) != (plan.batch, plan.length):
+        return f"it was timed at batch {timed['batch']}, length {timed['length']}"
     return None

@@ -53,6 +53,8 @@ class KPrune(Method):
             raise ValueError(f"remeasure={self.remeasure}: a number of sub-layers, or 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature:g}: more than 0")
+        if not isinstance(self.mu, str) and self.mu <= 0:
+            raise ValueError(f"mu={self.mu:g}: more than 0")
         if isinstance(self.mu, str) and self.mu != "head_dim":
             raise ValueError(f"mu={self.mu}: a number or head_dim")
 

@@ -99,6 +99,10 @@ ERRORS = [
     (["task=sst2", "model=tiny-random"], "no data for task sst2: $BENCH_DATA/sst2/train.parquet and validation.parquet (not found)"),
     (["model=bert-base", "task=mrpc"], "no checkpoint of bert-base for mrpc here, and the hub is not reachable"),
     (["model.path=nowhere", "task=mrpc"], "nowhere is not a checkpoint: it has no config.json"),
+    (["ratio", "0.5"], "cannot read 'ratio': write key=value"),
+    (["results="], "results= is empty"),
+    (["task=squad", "model=tiny-random", "task.max_length=3"], "task squad: max_length=3: at least 32"),
+    (["method=kprune", "method.mu=-3", "task=mrpc", "model=tiny-random"], "method kprune: mu=-3: more than 0"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),
     (["key='unclosed"], 'cannot read "key=\'unclosed": quote a value'),
 ]
@@ -499,3 +503,12 @@ def test_the_wheel_carries_conf_and_works_outside_the_checkout(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert str(tmp_path / "site") in done.stdout
     assert "kprune" in done.stdout
+
+
+def test_the_first_line_of_an_error_is_told():
+    from bench.show import last_line
+
+    text = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    g()\nValueError: boom\nsecond line\n'
+    assert last_line(text) == "ValueError: boom"
+    assert last_line("a reason") == "a reason"
+    assert last_line(None) == ""

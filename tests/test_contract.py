@@ -165,6 +165,8 @@ class Sloppy(Method):
             masks.neurons[0, int(torch.randint(0, 40, ()))] = 1
         if self.how == "nan":
             model.projection(0).weight[:] = torch.nan
+        if self.how == "nothing":
+            return None
         if self.how == "skip":
             raise Skip(" ")
         return masks
@@ -178,6 +180,7 @@ RULES = {
     "seed": "differ between two equal runs",
     "nan": "not finite",
     "skip": "a skip gives a reason",
+    "nothing": "prune returns NoneType, not Masks",
 }
 
 
@@ -195,6 +198,21 @@ def test_the_contract_notices_a_score_that_changes_the_model():
 
     with pytest.raises(AssertionError, match="scoring changes the model"):
         contract.check_method(Changing)
+
+
+def test_check_method_takes_a_class_not_an_object():
+    with pytest.raises(AssertionError, match="what makes a method"):
+        contract.check_method(maker("random")())
+
+
+def test_scores_that_are_no_numbers_fail_the_run():
+    class Blind(Scorer):
+        def score(self, model, calibration):
+            return Scores(np.full((3, 4), np.nan), np.ones((3, 40)))
+
+    model = contract.tiny()
+    with pytest.raises(ValueError, match="scores: heads holds values that are not finite"):
+        Blind().prune(model, contract.calibration([contract.batch([6, 6])]), Budget.of(model.shape, "flops", 0.5, 6.0))
 
 
 def test_a_random_method_needs_the_calibrations_generator():

@@ -95,6 +95,16 @@ def literal_answer(windows, logits, row, unanswerable):
     return "" if best[0] is None or (unanswerable and null > best[0]) else best[1]
 
 
+def test_a_long_question_leaves_room_for_its_context(encoder, split):
+    from dataclasses import replace as changed
+
+    questions = ["why " * 300, *split.texts[0][1:]]
+    windows = encoder.examples(changed(split, texts=[questions, split.texts[1]]))
+    assert max(len(one["input_ids"]) for one in windows.encode(range(len(windows)))) <= 40
+    assert set(windows.question) == set(range(len(split)))
+    assert (windows.labels(np.flatnonzero(windows.question == 0)) > 0).any()
+
+
 @pytest.mark.parametrize("unanswerable", [False, True])
 def test_answers_are_those_of_the_standard_reading(encoder, split, unanswerable):
     windows = encoder.examples(split)
@@ -241,6 +251,7 @@ def test_a_run_on_questions_leaves_answers(bench, tmp_path):
         (pa.array(["x"] * 2), "answers are structures of text and answer_start"),
         (pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": ["cat"], "answer_start": [5]}]), "the answers in row 1 do not stand"),
         (pa.array([{"text": ["cat"], "answer_start": [4]}, None]), "is empty in row 1"),
+        (pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": [], "answer_start": []}]), "row 1 has no answer"),
     ],
 )
 def test_answers_that_are_wrong_are_named(tmp_path, answers, words):

@@ -41,12 +41,14 @@ def run_of(**changes):
     return replace(run, **changes)
 
 
-def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", **changes):
+def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", timed=None, notes=(), **changes):
     run = run_of()
     entry = record.blank(run, DATA, PROTOCOL)
     entry |= {"id": record.run_id(run, "c" * 64, PROTOCOL), "status": status, "created": created, **changes}
     entry["machine"] = {"name": "test-2c", "threads": threads}
-    entry["latency"]["plan"] = plan
+    entry["latency"] |= {"plan": plan, "notes": list(notes)}
+    if timed:
+        entry["latency"]["headline"] = {"batch": timed[0], "length": timed[1]}
     return entry
 
 
@@ -154,12 +156,16 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         ({"threads": 1}, "it ran on 1 threads"),
         ({"plan": "none"}, "it was timed with latency=none"),
         ({"plan": "paper"}, None),
+        ({"timed": (32, 128)}, None),
+        ({"timed": (1, 128)}, "it was timed at batch 1, length 128"),
+        ({"timed": (32, 64)}, "it was timed at batch 32, length 64"),
+        ({"timed": (32, 64), "notes": ["the model has 64 positions"]}, None),
         ({"data": {"train": "a" * 64, "validation": "other", "source": "local"}}, "the data have changed"),
     ],
 )
 def test_which_stored_record_answers_a_repeated_command(tmp_path, changes, reason):
     folder = store.write(tmp_path, made(**changes), {})
-    stored, why = store.answer(tmp_path, made(), 2)
+    stored, why = store.answer(tmp_path, made(), 2, LatencyPlan("quick"))
     assert why == reason
     assert (stored.folder if stored else None) == (None if reason else folder)
 
@@ -168,11 +174,11 @@ def test_a_changed_method_is_run_again(tmp_path):
     entry = made()
     entry["software"]["method_source"] = "older"
     store.write(tmp_path, entry, {})
-    assert store.answer(tmp_path, made(), 2) == (None, "the method's source has changed")
+    assert store.answer(tmp_path, made(), 2, LatencyPlan("quick")) == (None, "the method's source has changed")
 
 
 def test_nothing_stored_needs_no_reason(tmp_path):
-    assert store.answer(tmp_path, made(), 2) == (None, None)
+    assert store.answer(tmp_path, made(), 2, LatencyPlan("quick")) == (None, None)
 
 
 def test_the_source_of_a_method_includes_what_it_shares(tmp_path, monkeypatch):
