@@ -1,6 +1,7 @@
 """The calibration sample of a (task, seed)."""
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from bench.config import CalibrationPlan, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
-from bench.model import Batch
+from bench.model import Batch, places_of
 
 CHUNK = 1024  # examples tokenised at a time
 MICRO_TOKENS = {"cpu": 640, "cuda": 16384}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
@@ -37,6 +38,11 @@ class Calibration:
         """The number of examples, with repetition."""
         return len(self.rows)
 
+    @property
+    def all_parts(self) -> list[Batch]:
+        """The micro-batches of all batches, for what is a sum over the set."""
+        return list(itertools.chain.from_iterable(self.parts))
+
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""
         return replace(self, batches=_unlabelled(self.batches), parts=[_unlabelled(parts) for parts in self.parts])
@@ -62,7 +68,7 @@ def _cut(batch: Batch, rows: list[int], lengths: list[int]) -> Batch:
     picked = torch.tensor(rows, device=mask.device)
     part = {name: tensor.index_select(0, picked) for name, tensor in batch.items() if name != "places"}
     part = {name: tensor[:, :longest].contiguous() if tensor.shape[1:] == mask.shape[1:] else tensor for name, tensor in part.items()}
-    return {**part, "places": torch.as_tensor(np.flatnonzero(np.arange(longest) < np.array(lengths)[:, None]), device=mask.device)}
+    return {**part, "places": places_of(lengths, mask.device)}
 
 
 def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder, seed: int, device: str) -> Calibration:

@@ -12,7 +12,7 @@ from bench import spans
 from bench.config import Arch, Task
 from bench.data import Split
 from bench.errors import UserError, first_line
-from bench.model import Batch
+from bench.model import Batch, places_of
 
 Rows = NDArray[np.intp]
 Encoded = dict[str, list[int]]
@@ -56,14 +56,14 @@ class Encoder:
 
     def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
         """Pad on the right to the longest example: int64 tensors [B, T], labels [B] or [B, 2]."""
-        longest = max(len(example["input_ids"]) for example in examples)
+        lengths = [len(example["input_ids"]) for example in examples]
+        longest = max(lengths)
         out: dict[str, torch.Tensor] = {}
         for name in examples[0]:
             pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
             rows = [example[name] + [pad] * (longest - len(example[name])) for example in examples]
             out[name] = torch.tensor(rows, device=device)
-        lengths = np.array([len(example["input_ids"]) for example in examples])
-        out["places"] = torch.as_tensor(np.flatnonzero(np.arange(longest) < lengths[:, None]), device=device)
+        out["places"] = places_of(lengths, device)
         if labels is not None:
             kind = torch.float32 if labels.dtype == np.float64 else torch.int64
             out["labels"] = torch.as_tensor(labels, device=device).to(kind)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from bench.errors import UserError, first_line
 
@@ -89,3 +90,18 @@ def whole_folder(target: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return target
+
+
+def keep_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file that is whole or absent: under a temporary name beside it, synced, then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, half = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as out:
+        fill(out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(half, path)

@@ -8,8 +8,6 @@ table (the record's `latency.table`), not in a run's pruning time.
 import copy
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from bench import machine
 from bench.budget import Budget, Price
 from bench.config import Run
 from bench.dense import Checkpoint
-from bench.files import cache_folder
+from bench.files import cache_folder, keep_file
 from bench.masks import Masks, Shape
 from bench.stages import progress, say
 
@@ -123,7 +121,11 @@ def find(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", positions: in
     table = kept(run, checkpoint)
     if table is None and run.keys.unit == "latency":
         table = measure(run, dense, positions)
-        _keep(_path(run, checkpoint), table)
+        content = json.dumps(asdict(table)).encode()
+        try:
+            keep_file(_path(run, checkpoint), lambda file: file.write(content))
+        except OSError as error:
+            say(f"the latency table is not kept: {error}")
     return table
 
 
@@ -188,14 +190,3 @@ def _medians(timers: Sequence[Callable[[], float]]) -> list[float]:
             if done >= 2 and time.perf_counter() - start > SECONDS:
                 break
     return [float(value) for value in np.median(times, axis=0)]
-
-
-def _keep(path: Path, table: Table) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(asdict(table), out)
-        os.replace(half, path)
-    except OSError as error:
-        say(f"the latency table is not kept: {error}")

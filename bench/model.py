@@ -1,11 +1,12 @@
 """PrunableModel: a transformers model seen as sub-layers and units, through conf/arch."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -221,6 +222,12 @@ def logits_of(module: nn.Module, batch: Batch) -> Tensor:
 def widened(x: Tensor) -> Tensor:
     """The same numbers in float32 at the least, for sums over many of them."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def places_of(lengths: Sequence[int], device: torch.device | str) -> Tensor:
+    """A batch's `places` [tokens], from its examples' numbers of tokens; padding is on the right."""
+    inside = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
+    return torch.as_tensor(np.flatnonzero(inside), device=device)
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from bench.data import Split
 from bench.dense import Checkpoint
 from bench.encoding import Encoder, Examples
 from bench.errors import UserError, first_line
-from bench.files import cache_folder
+from bench.files import cache_folder, keep_file
 from bench.model import NEVER, PrunableModel, logits_of
 from bench.stages import progress, say
 
@@ -163,21 +161,11 @@ def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder:
         logits = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         logits = predict(model.module, encoder, examples, run.device)
-        _keep(file, logits)
+        try:
+            keep_file(file, lambda out: np.save(out, logits))
+        except OSError as error:
+            say(f"the dense score is not cached: {error}")
     result = _measured(run, logits, examples, split)
     if checkpoint.expected is not None and abs(result.score - checkpoint.expected) > 1:
         say(f"warning: the dense score is {result.score:.2f}, the model's card claims {checkpoint.expected:.2f}")
     return result
-
-
-def _keep(file: Any, logits: Logits) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as out:
-            np.save(out, logits)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(half, file)
-    except OSError as error:
-        say(f"the dense score is not cached: {error}")

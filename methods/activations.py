@@ -33,7 +33,7 @@ def statistics(model: PrunableModel, calibration: Calibration) -> Statistics:
     sizes = [len(model.projection(s).weight[0]) for s in range(model.shape.sublayers)]
     mean, squared, absolute = ([torch.zeros(size, dtype=torch.float64, device=model.device) for size in sizes] for _ in range(3))
     seen = 0
-    for part in progress([part for parts in calibration.parts for part in parts], "activations"):
+    for part in progress(calibration.all_parts, "activations"):
         hidden, context = model.embed(part)
         new = len(hidden)
         total = seen + new

@@ -20,7 +20,7 @@ class States:
     @torch.no_grad()
     def embedded(cls, model: PrunableModel, calibration: Calibration) -> "States":
         """Below the first sub-layer."""
-        pairs = [model.embed(part) for parts in calibration.parts for part in parts]
+        pairs = [model.embed(part) for part in calibration.all_parts]
         return cls([hidden for hidden, _ in pairs], [context for _, context in pairs])
 
     def fork(self) -> "States":

@@ -102,7 +102,7 @@ class GradientImportance(Scorer):
 
     @staticmethod
     def _mean_gradient(model: PrunableModel, calibration: Calibration) -> None:
-        for part in progress([part for parts in calibration.parts for part in parts], "gradients"):
+        for part in progress(calibration.all_parts, "gradients"):
             loss = task_loss(model.forward(part), part["labels"], calibration.kind)
             (loss * (len(part["labels"]) / calibration.examples)).backward()  # type: ignore[no-untyped-call]
 
