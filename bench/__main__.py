@@ -61,9 +61,13 @@ def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
 def _method_yaml(job: Any, name: str | None) -> dict[str, Any]:
     """The method's fields as its YAML has them, without what the command line sets."""
     words: list[str] = OmegaConf.to_container(job.overrides.hydra, resolve=False)  # type: ignore[assignment]
-    search = [word for word in words if word.startswith("hydra.searchpath")]
-    node = _compose([*search, f"method={name}"]).get("method") if name else None
+    node = _compose([*_searched(words), f"method={name}"]).get("method") if name else None
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}  # type: ignore[return-value]
+
+
+def _searched(words: list[str]) -> list[str]:
+    """Of overrides those that say where YAMLs lie."""
+    return [word for word in words if word.startswith("hydra.searchpath")]
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -76,8 +80,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _choices() -> str:
     """What there is in every group, own YAMLs on the search path included; for the help."""
     loader: Any = GlobalHydra.instance().config_loader()
-    search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath")]
-    lines = []
+    lines, search = [], _searched(sys.argv[1:])
     for group in GROUPS:
         names = ", ".join(loader.get_group_options(group, config_name="config", overrides=search))
         lines.append(textwrap.fill(f"  {group:<8} {names}", 100, subsequent_indent=" " * 11, break_on_hyphens=False))

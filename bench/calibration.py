@@ -12,7 +12,7 @@ from bench.encoding import Encoded, Encoder, Examples, Rows
 from bench.model import Batch, places_of
 
 CHUNK = 1024  # examples tokenised at a time
-MICRO_TOKENS = {"cpu": 640, "cuda": 16384}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
+MICRO_TOKENS = {"cpu": 384, "cuda": 16384}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
 
 
 @dataclass(frozen=True)

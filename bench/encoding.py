@@ -21,6 +21,8 @@ Encoded = dict[str, list[int]]
 class Examples(Protocol):
     """The examples of a split: its rows, or the windows of its questions' contexts."""
 
+    split: Split
+
     def __len__(self) -> int: ...
 
     def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:

@@ -22,10 +22,10 @@ from bench.machine import OtherWork
 from bench.masks import Masks
 from bench.method import Method
 from bench.model import Batch, PrunableModel
+from bench.record import OTHER_WORK, QUIET
 from bench.stages import collect, synchronize
 
 WARM_UP_BATCHES = 2
-BUSY = 0.1  # other work per core from which on a record says so
 PASS_SECONDS, PASS_BATCHES, PASS_STOP, PASS_LEAST = 2.0, 8, 20.0, 4
 
 
@@ -89,7 +89,7 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
         "peak_bytes": peak(),
         "pass_seconds": pass_seconds,
         "passes": seconds / pass_seconds,
-        "notes": method.notes + ([f"other work on the machine while pruning: {busy:.2f} per core"] if busy > BUSY else []),
+        "notes": method.notes + ([f"{OTHER_WORK}: {busy:.2f} per core"] if busy > QUIET else []),
     }
     return Pruning(masks, PrunableModel(model.module, model.arch), cost)
 

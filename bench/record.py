@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bench.score import Score
 
 SCHEMA = 1
+QUIET = 0.1  # other work per core from which on seconds say little, and the record says so
+OTHER_WORK = "other work on the machine while pruning"
 Record = dict[str, Any]
 SECTIONS = {  # the keys of the record's sections; always all present, null where not measured
     "data": ("train", "validation", "source"),
@@ -180,6 +182,11 @@ def method_source(target: str) -> str:
         if package:
             waiting += re.findall(rf"^from ({re.escape(package)}\.\w+) import", source, re.MULTILINE)
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def is_quiet(record: Record) -> bool:
+    """Whether the machine was this run's alone while it pruned, so that its seconds say something."""
+    return record["machine"]["load"] <= QUIET and not any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
 
 
 def strict(value: Any) -> Any:

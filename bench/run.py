@@ -36,7 +36,8 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             checkpoint = checkpoint or finetune.tune(run, data)
             dense = score.load_dense(run, checkpoint)
             encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
-            before = score.dense_score(run, dense, checkpoint, encoder, data.validation)
+            validation = encoder.examples(data.validation)
+            before = score.dense_score(run, dense, checkpoint, encoder, validation)
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
         record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
         record["latency"]["table"] = table and table.section()
@@ -68,7 +69,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 5. Score the shrunk model, never the masked one, on the whole evaluation split.
         with stage("score"):
-            after = score.score(run, small, encoder, data.validation)
+            after = score.score(run, small, encoder, validation)
         record["pruned"] |= {"score": after.score, "metrics": after.metrics}
 
         # 6. Latency: dense and shrunk in strict alternation.

@@ -121,19 +121,18 @@ def predict(module: nn.Module, encoder: Encoder, examples: Examples, device: str
     return logits
 
 
-def score(run: Run, module: nn.Module, encoder: Encoder, split: Split) -> Score:
-    """Metrics of a model on the whole evaluation split."""
-    examples = encoder.examples(split)
-    return _measured(run, predict(module, encoder, examples, run.device), examples, split)
+def score(run: Run, module: nn.Module, encoder: Encoder, examples: Examples) -> Score:
+    """Metrics of a model on the examples of the whole evaluation split."""
+    return _measured(run, predict(module, encoder, examples, run.device), examples)
 
 
-def _measured(run: Run, logits: Logits, examples: Examples, split: Split) -> Score:
+def _measured(run: Run, logits: Logits, examples: Examples) -> Score:
     if isinstance(examples, spans.Windows):
         answers = spans.read_answers(examples, logits)
         values = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
         values = {name: values[name] for name in run.task.metrics}
         return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[run.task.score])
-    values = metrics.compute(run.task.metrics, logits, split.labels)
+    values = metrics.compute(run.task.metrics, logits, examples.split.labels)
     return Score({"logits": logits}, values, values[run.task.score])
 
 
@@ -144,19 +143,19 @@ def arrays(before: Score, after: Score, split: Split) -> dict[str, np.ndarray]:
     return {**gold, **dict(both)}
 
 
-def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, split: Split) -> Score:
+def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, examples: Examples) -> Score:
     """The dense model's score, measured once per content of checkpoint, split and task, then cached."""
     facts: list[Any] = [
         VERSION,
         checkpoint.sha256,
         checkpoint.label_map,
-        split.sha256,
+        examples.split.sha256,
         run.meaning()["task"],
         run.meaning()["model"],
         run.device,
     ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    file, examples = cache_folder() / "dense" / f"{key}.npy", encoder.examples(split)
+    file = cache_folder() / "dense" / f"{key}.npy"
     try:
         logits = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -165,7 +164,7 @@ def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder:
             keep_file(file, lambda out: np.save(out, logits))
         except OSError as error:
             say(f"the dense score is not cached: {error}")
-    result = _measured(run, logits, examples, split)
+    result = _measured(run, logits, examples)
     if checkpoint.expected is not None and abs(result.score - checkpoint.expected) > 1:
         say(f"warning: the dense score is {result.score:.2f}, the model's card claims {checkpoint.expected:.2f}")
     return result

@@ -24,11 +24,11 @@ def row(record: Record) -> list[str]:
         f"{record['task']} {record['model']}",
         f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
         str(record["seed"]),
-        _number(dense["score"], ".2f"),
-        _number(pruned["score"], ".2f") if ok else record["status"],
-        _number(kept and 100 * kept, ".1f", " %"),
-        _number(prune["seconds"], ".1f", " s"),
-        _number(prune["passes"], ".2f"),
+        number(dense["score"], ".2f"),
+        number(pruned["score"], ".2f") if ok else record["status"],
+        number(kept and 100 * kept, ".1f", " %"),
+        number(prune["seconds"], ".1f", " s"),
+        number(prune["passes"], ".2f"),
         f"{timing['speedup']:.2f} [{timing['low']:.2f}, {timing['high']:.2f}]" if timing else "-",
     ]
 
@@ -47,10 +47,10 @@ def cost_row(record: Record) -> list[str]:
         f"{record['ratio']:g}",
         str(record["calibration"]["tokens"] or "-"),
         record["precision"],
-        _number(prune["passes"], ".2f"),
-        _number(prune["pass_seconds"], ".1f", " s"),
-        _number(prune["seconds"], ".1f", " s"),
-        _number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
+        number(prune["passes"], ".2f"),
+        number(prune["pass_seconds"], ".1f", " s"),
+        number(prune["seconds"], ".1f", " s"),
+        number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
         stages,
     ]
 
@@ -59,12 +59,14 @@ COST_HEADER = ["method", "task, model", "ratio", "tokens", "precision", "passes"
 COST_DISPENSABLE = ["precision", "tokens", "ratio", "a pass"]
 
 
-def _number(value: float | None, form: str, unit: str = "") -> str:
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """A number for people; - where there is none."""
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]) -> None:
-    """A table that fits the terminal. What does not fit is left out, and told; without a terminal nothing is."""
+def print_table(rows: list[list[str]], header: list[str], dispensable: list[str], words: int = 2) -> None:
+    """A table that fits the terminal. What does not fit is left out, and told; without a terminal nothing is.
+    The first columns are `words`, the others numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -80,7 +82,7 @@ def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]
         left_out.append(name)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for i in shown:
-        table.add_column(header[i], justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(header[i], justify="left" if i < words else "right", overflow="fold")
     for cells in rows:
         table.add_row(*(cells[i] for i in shown))
     Console(width=width, highlight=False, markup=False).print(table)

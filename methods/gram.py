@@ -14,5 +14,10 @@ def add_gram(upper: Tensor, x: Tensor) -> None:
 
 
 def symmetric(upper: Tensor) -> Tensor:
-    """The whole matrix from what `add_gram` has kept."""
-    return upper.triu() + upper.triu(1).T
+    """The whole matrix from what `add_gram` has kept, in its place."""
+    upper.triu_()
+    for start in range(0, len(upper), step := max(64, -(-len(upper) // BLOCKS))):
+        rows = slice(start, start + step)
+        upper[rows, rows] += upper[rows, rows].triu(1).T
+        upper[start + step :, rows] = upper[rows, start + step :].T
+    return upper

@@ -227,7 +227,9 @@ def solve(gram: Tensor, right: Tensor) -> tuple[Tensor | None, str | None]:
     diagonal = gram.diagonal()
     least = len(gram) * torch.finfo(gram.dtype).eps
     for ridge in (0.0, *(10.0**-p for p in range(10, 3, -1))):
-        factor, info = torch.linalg.cholesky_ex(gram + torch.eye(len(gram)).to(gram) * ridge * diagonal.mean())
+        damped = gram.clone() if ridge else gram
+        damped.diagonal().add_(ridge * diagonal.mean())
+        factor, info = torch.linalg.cholesky_ex(damped)
         # the share of a column that those before it do not explain: at rounding level the matrix is singular
         independent = (factor.diagonal().square() > least * diagonal).all()
         if int(info) == 0 and bool(independent):

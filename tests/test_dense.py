@@ -203,13 +203,14 @@ def test_the_dense_score_is_measured_once_per_content(tmp_path, task_data, monke
     run = run_of(replace_model(path=str(folder)))
     found = replace(dense.find(run, task_data), expected=99.0)
     model, encoder = score.load_dense(run, found), Encoder(folder, TASK, run.model.arch)
-    first = score.dense_score(run, model, found, encoder, task_data.validation)
+    validation = encoder.examples(task_data.validation)
+    first = score.dense_score(run, model, found, encoder, validation)
     assert "the model's card claims 99.00" in capsys.readouterr().err
     monkeypatch.setattr(score, "predict", lambda *_: pytest.fail("scored again"))
-    again = score.dense_score(run, model, found, encoder, task_data.validation)
+    again = score.dense_score(run, model, found, encoder, validation)
     assert np.array_equal(first.arrays["logits"], again.arrays["logits"])
     with pytest.raises(pytest.fail.Exception):
-        score.dense_score(run, model, replace(found, sha256="other"), encoder, task_data.validation)
+        score.dense_score(run, model, replace(found, sha256="other"), encoder, validation)
 
 
 def test_scores_come_in_row_order_whatever_the_lengths(tmp_path, task_data):

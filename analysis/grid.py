@@ -1,0 +1,78 @@
+"""A grid of conf/sweep as one table: what was measured, how sure it is, what is missing."""
+
+import itertools
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from analysis.statistics import over_examples, over_seeds
+from bench.grid import Cell, cells
+from bench.record import Record, is_quiet
+from bench.show import number
+from bench.store import Stored
+
+HEADER = ["task", "ratio", "method", "runs", "dense", "pruned", "± seeds", "± examples", "passes", "pruning", "speedup"]
+DISPENSABLE = ["pruning", "dense", "speedup", "± examples"]
+TOKENS = 100_000  # of a cell that names none
+SLACK = 1000  # tokens by which a sample may pass what was asked for
+
+
+def table(name: str, stored: Sequence[Stored]) -> list[list[str]]:
+    """One row for each (task, ratio, method) of a grid in its order; a cell without a record shows as missing.
+
+    `runs` counts the seeds that are there, of those wanted. `± seeds` is half of the 95 % t interval over seeds,
+    `± examples` the mean of the records' half bootstrap intervals over the evaluation examples. Seconds come only from
+    records of a quiet machine.
+    """
+    rows = []
+    keys = ("task", "ratio", "method")
+    wanted = sorted(enumerate(cells(name)), key=lambda item: (_first(name, item[1], keys), item[0]))
+    for _, group in itertools.groupby((cell for _, cell in wanted), key=lambda cell: [cell[key] for key in keys]):
+        members = list(group)
+        found = [entry for cell in members if (entry := _record_of(cell, stored))]
+        rows.append([members[0]["task"], f"{members[0]['ratio']:g}", members[0]["method"], *_measured(found, len(members))])
+    return rows
+
+
+def _first(name: str, cell: Cell, keys: Sequence[str]) -> int:
+    """Where the grid names the first cell of this row, so that the seeds of a row lie together."""
+    return next(i for i, other in enumerate(cells(name)) if all(other[key] == cell[key] for key in keys))
+
+
+def _record_of(cell: Cell, stored: Sequence[Stored]) -> Stored | None:
+    return next((entry for entry in stored if _answers(entry.record, cell)), None)
+
+
+def _answers(record: Record, cell: Cell) -> bool:
+    tokens: int | None = record["calibration"]["tokens"]
+    asked = cell.get("calibration.tokens", TOKENS)
+    plain = record["unit"] == "flops" and record["precision"] == "fp32" and record["calibration"]["sampler"] == "tokens"
+    same = all(record[key] == cell[key] for key in ("task", "model", "ratio", "seed")) and record["method"]["name"] == cell["method"]
+    return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
+
+
+def _measured(found: list[Stored], wanted: int) -> list[str]:
+    ok = [entry for entry in found if entry.record["status"] == "ok"]
+    runs = f"{len(ok)} of {wanted}"
+    if not ok:
+        return [runs, *["skipped" if found else "missing"], *["-"] * 6]
+    records: list[Any] = [entry.record for entry in ok]
+    examples = [over_examples(_score_name(entry.record), entry.arrays()) for entry in ok]
+    quiet = [record["prune"]["seconds"] for record in records if is_quiet(record)]
+    speedups = [record["latency"]["headline"]["speedup"] for record in records if record["latency"]["headline"]]
+    return [
+        runs,
+        number(mean(record["dense"]["score"] for record in records), ".2f"),
+        number(mean(record["pruned"]["score"] for record in records), ".2f"),
+        number(over_seeds([record["pruned"]["score"] for record in records]), ".2f"),
+        number(mean(examples), ".2f"),
+        number(mean(record["prune"]["passes"] for record in records), ".2f"),
+        number(mean(quiet) if quiet else None, ".1f", " s"),
+        number(mean(speedups) if speedups else None, ".2f"),
+    ]
+
+
+def _score_name(record: Record) -> str:
+    """Which of its metrics is the score."""
+    pruned = record["pruned"]
+    return next(name for name, value in pruned["metrics"].items() if value == pruned["score"])
