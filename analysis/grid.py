@@ -13,6 +13,7 @@ from bench.store import Stored
 
 HEADER = ["task", "ratio", "method", "runs", "dense", "pruned", "± seeds", "± examples", "passes", "pruning", "speedup"]
 DISPENSABLE = ["pruning", "dense", "speedup", "± examples"]
+KEYS = ("task", "ratio", "method")  # of a row
 TOKENS = 100_000  # of a cell that names none
 SLACK = 1000  # tokens by which a sample may pass what was asked for
 
@@ -25,18 +26,21 @@ def table(name: str, stored: Sequence[Stored]) -> list[list[str]]:
     records of a quiet machine.
     """
     rows = []
-    keys = ("task", "ratio", "method")
-    wanted = sorted(enumerate(cells(name)), key=lambda item: (_first(name, item[1], keys), item[0]))
-    for _, group in itertools.groupby((cell for _, cell in wanted), key=lambda cell: [cell[key] for key in keys]):
+    wanted = cells(name)
+    places: dict[tuple[Any, ...], int] = {}  # where the grid first names a task, a ratio of it, a method there
+    for i, cell in enumerate(wanted):
+        for depth in range(1, len(KEYS) + 1):
+            places.setdefault(_key(cell, depth), i)
+    wanted.sort(key=lambda cell: [places[_key(cell, depth)] for depth in range(1, len(KEYS) + 1)])
+    for (task, ratio, method), group in itertools.groupby(wanted, key=lambda cell: _key(cell, len(KEYS))):
         members = list(group)
         found = [entry for cell in members if (entry := _record_of(cell, stored))]
-        rows.append([members[0]["task"], f"{members[0]['ratio']:g}", members[0]["method"], *_measured(found, len(members))])
+        rows.append([task, f"{ratio:g}", method, *_measured(found, len(members))])
     return rows
 
 
-def _first(name: str, cell: Cell, keys: Sequence[str]) -> int:
-    """Where the grid names the first cell of this row, so that the seeds of a row lie together."""
-    return next(i for i, other in enumerate(cells(name)) if all(other[key] == cell[key] for key in keys))
+def _key(cell: Cell, depth: int) -> tuple[Any, ...]:
+    return tuple(cell[key] for key in KEYS[:depth])
 
 
 def _record_of(cell: Cell, stored: Sequence[Stored]) -> Stored | None:
@@ -75,4 +79,4 @@ def _measured(found: list[Stored], wanted: int) -> list[str]:
 def _score_name(record: Record) -> str:
     """Which of its metrics is the score."""
     pruned = record["pruned"]
-    return next(name for name, value in pruned["metrics"].items() if value == pruned["score"])
+    return next(str(name) for name, value in pruned["metrics"].items() if value == pruned["score"])
