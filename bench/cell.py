@@ -41,7 +41,8 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     keys = config.typed(Keys, plain, "")
     task = config.typed(Task, task_fields, "task")
     model = config.typed(Model, model_fields, "model")
-    checks.check_keys(keys)
+    device = machine.resolve_device(keys.device)
+    checks.check_keys(keys, device)
     checks.check_task(names["task"], task)
     checks.check_model(names["model"], model)
     checks.check_method_fields(names["method"], fields, reference)
@@ -55,7 +56,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
         model_name=names["model"],
         model=model,
         keys=keys,
-        device=machine.resolve_device(keys.device),
+        device=device,
         threads=keys.threads or machine.usable_cores(),
         command=shlex.join(["python", "-m", "bench", *told]),
     )

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import plugin
-from bench.config import Keys, Model, ModelTuning, Task
+from bench import machine, plugin
+from bench.config import Keys, LatencyPlan, Model, ModelTuning, Task
 from bench.errors import UserError, nearest
 from bench.files import place
 
@@ -17,12 +17,12 @@ METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spea
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
-def check_keys(keys: Keys) -> None:
-    """The run's own keys."""
+def check_keys(keys: Keys, device: str) -> None:
+    """The run's own keys; `device` is what it runs on."""
     _choice("unit", keys.unit, {"flops", "params", "latency"}, later={"weights"})
     _choice("precision", keys.precision, {"fp32", "bf16"})
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
-    _choice("latency", keys.latency.plan, {"none", "quick"}, later={"paper"})
+    _choice("latency", keys.latency.plan, {"none", "quick", "paper"})
     _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
     for later in ("recover", "save"):
         if getattr(keys, later) is not None:
@@ -31,10 +31,22 @@ def check_keys(keys: Keys) -> None:
     _demand("seed", keys.seed, 0 <= keys.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     for name, value in asdict(keys.calibration).items():
         _demand(f"calibration.{name}", value, not isinstance(value, int) or value >= 1, "at least 1")
-    for name, value in asdict(keys.latency).items():
-        _demand(f"latency.{name}", value, name == "plan" or value > 0, "more than 0")
+    _check_latency(keys.latency, device)
     cores = os.cpu_count() or 1
     _demand("threads", keys.threads, keys.threads is None or 1 <= keys.threads <= cores, f"at least 1, at most {cores} here")
+
+
+def _check_latency(plan: LatencyPlan, device: str) -> None:
+    """Numbers are more than 0, words are known, and the device has units for the precisions that are asked for."""
+    for name, value in asdict(plan).items():
+        for number in value if isinstance(value, list) else [value]:
+            _demand(f"latency.{name}", value, isinstance(number, str | None) or number > 0 or name == "limits", "more than 0")
+    for mode in plan.modes:
+        _choice("latency.modes", mode, {"eager", "compile", "onnx"})
+    for dtype in plan.dtypes or ():
+        _choice("latency.dtypes", dtype, {"float32", "bfloat16", "float16"})
+        if dtype not in machine.dtypes(device):
+            raise UserError(f"latency.dtypes={plan.dtypes}: this {device} has no units for {dtype}, leave it out")
 
 
 def check_task(name: str, task: Task) -> None:

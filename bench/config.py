@@ -1,5 +1,6 @@
 """A run as dataclasses, built from plain configuration with every key and kind of value checked."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
+from bench import machine
 from bench.errors import UserError, first_line, nearest
 
 T = TypeVar("T")
@@ -173,17 +175,54 @@ class CalibrationPlan:
     batch: int
 
 
+@dataclass(frozen=True)
+class Point:
+    """A point of the timing grid: examples, tokens of each, precision (float32, bfloat16, float16) and mode (eager,
+    compile, onnx)."""
+
+    batch: int
+    length: int
+    dtype: str
+    mode: str
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What a model has to be prepared for."""
+        return self.dtype, self.mode
+
+
 @dataclass
 class LatencyPlan:
-    """One point of the timing grid and how long it is measured; `plan` "none" measures nothing."""
+    """What is timed and how long; `plan` "none" measures nothing.
+
+    The headline is the point (`batch`, `length`), eager and in float32. All combinations of the lists come after it;
+    `dtypes` null: what the device has units for. A point takes at least `min_rounds` and `min_seconds`, goes on until
+    the 95 % interval is no wider than the share `width` of the speedup, where that is asked for, and ends at
+    `max_seconds`, though never before `floor_rounds`. `limits`: whether the headline is taken apart (bench.limits).
+    """
 
     plan: str
     batch: int = 32
     length: int = 128
+    batches: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    dtypes: list[str] | None = None
+    modes: list[str] = field(default_factory=lambda: ["eager"])
     min_rounds: int = 20
     min_seconds: float = 2.0
     max_seconds: float = 60.0
     floor_rounds: int = 5
+    width: float | None = None
+    limits: bool = True
+
+    def points(self, device: str) -> list[Point]:
+        """The headline first; those of the same precision and mode lie together."""
+        dtypes = machine.dtypes(device) if self.dtypes is None else self.dtypes
+        grid = itertools.product(dtypes, self.modes, self.batches, self.lengths)
+        found = [Point(batch, length, dtype, mode) for dtype, mode, batch, length in grid if mode != "onnx" or dtype == "float32"]
+        headline = Point(self.batch, self.length, "float32", "eager")
+        rest = [point for point in found if point != headline]
+        return [headline, *sorted(rest, key=lambda point: point.kind != headline.kind)]
 
 
 @dataclass

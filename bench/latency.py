@@ -1,100 +1,171 @@
-"""Paired timing: the dense and the pruned model in strict alternation, so that the machine's mood cancels."""
+"""The record's `latency`: the dense and the pruned model in alternation at the points of a grid."""
 
-import time
-from collections.abc import Callable
+import copy
+import gc
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from bench.config import LatencyPlan
-from bench.stages import say
+from bench import nvml
+from bench.config import LatencyPlan, Point
+from bench.errors import UserError, first_line
+from bench.memory import peak_memory
+from bench.stages import progress, say
+from bench.timing import Ratio, Seconds, alternate, inputs, timer
 
-WARM_UP = 3
-RESAMPLES = 2000
+ENERGY_SECONDS = 1.0  # for which a model runs while its energy is counted
+MEASURED = ("rounds", "dense_ms", "pruned_ms", "dense_ms_p10_p90", "pruned_ms_p10_p90", "speedup", "low", "high")
+BESIDE = ("dense_per_second", "pruned_per_second", "dense_peak_bytes", "pruned_peak_bytes", "dense_joules", "pruned_joules")
 
 
-@torch.no_grad()
+def check(plan: LatencyPlan, positions: int) -> None:
+    """Raise UserError where a point of the grid is longer than the model's positions."""
+    too_long = [length for length in plan.lengths if length > positions]
+    if too_long:
+        raise UserError(f"latency.lengths={plan.lengths}: the model has {positions} positions, leave {too_long[0]} out")
+
+
 def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
-    """The record's `latency`, at most at `positions` tokens.
+    """Time two models with `positions` positions; the headline is the plan's own point, eager and in float32.
 
-    The speedup is the median of the per-round ratios dense / pruned, with a 95 % interval.
+    A point that fails, for want of memory or otherwise, is a point with a note.
     """
     if plan.plan == "none":
         return {"plan": "none", "headline": None, "grid": [], "notes": []}
-    length = min(plan.length, positions)
-    batch = inputs(dense, plan.batch, length, device)
-    capped = f" (not {plan.length}: the model has no more positions)" if length < plan.length else ""
-    say(f"timing dense against pruned, batch {plan.batch}, length {length}{capped}")
-    run_dense, run_pruned = timer(dense, batch, device), timer(pruned, batch, device)
-    for _ in range(WARM_UP):
-        run_dense(), run_pruned()
-    times = _rounds(run_dense, run_pruned, plan)
-    ratios = times[:, 0] / times[:, 1]
-    low, high = interval(ratios)
-    point = {
-        "batch": plan.batch,
-        "length": length,
-        "dtype": "float32",
-        "mode": "eager",
-        "rounds": len(times),
-        "dense_ms": round(1000 * float(np.median(times[:, 0])), 3),
-        "pruned_ms": round(1000 * float(np.median(times[:, 1])), 3),
-        "speedup": round(float(np.median(ratios)), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-    }
-    notes = [f"the model has {positions} positions: timed at that length, not at {plan.length}"] if length < plan.length else []
-    return {"plan": plan.plan, "headline": point, "grid": [point], "notes": notes}
+    notes = [f"{torch.get_num_threads()} threads, attention {getattr(dense.config, '_attn_implementation', 'unknown')}"]
+    points = plan.points(device)
+    if positions < plan.length:
+        say(f"timing at length {positions}: the model has no more positions")
+        notes.append(f"the model has {positions} positions: timed at that length, not at {plan.length}")
+        points = [Point(points[0].batch, positions, *points[0].kind), *points[1:]]
+    say(
+        f"timing dense against pruned, batch {points[0].batch}, length {points[0].length}"
+        + f", and {len(points) - 1} more" * (len(points) > 1)
+    )
+    if device == "cuda":
+        notes += nvml.notes()
+        for warning in nvml.warnings():
+            say(f"warning: {warning}")
+            notes.append(warning)
+    grid = []
+    for kind, group in itertools.groupby(progress(points, "timing, points"), key=lambda point: point.kind):
+        with _prepared([dense, pruned], kind, device) as runners:
+            grid += [_measured(point, runners, dense, plan, device) for point in group]
+    return {"plan": plan.plan, "headline": None if grid[0]["note"] else grid[0], "grid": grid, "notes": notes}
 
 
-def inputs(module: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
-    """Full-length examples of ordinary token ids; no padding."""
-    config: Any = module.config
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, config.vocab_size, (batch, length), generator=generator)
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+Runner = Callable[[dict[str, torch.Tensor]], Callable[[], Any]]  # a batch to what computes its logits
 
 
-def timer(module: nn.Module, batch: dict[str, torch.Tensor], device: str) -> Callable[[], float]:
-    """A function that runs one forward pass and returns its seconds: CUDA events on a GPU, the clock elsewhere."""
-
-    def on_cpu() -> float:
-        start = time.perf_counter()
-        module(**batch)
-        return time.perf_counter() - start
-
-    def on_cuda() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        module(**batch)
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
-
-    return on_cuda if device == "cuda" else on_cpu
-
-
-def _rounds(dense: Callable[[], float], pruned: Callable[[], float], plan: LatencyPlan) -> NDArray[np.float64]:
-    """Seconds [rounds, 2] of dense and pruned; the order is flipped in every round."""
-    times: list[tuple[float, float]] = []
-    start = time.perf_counter()
-    while True:
-        spent = time.perf_counter() - start
-        enough = len(times) >= plan.min_rounds and spent >= plan.min_seconds
-        if enough or (spent >= plan.max_seconds and len(times) >= plan.floor_rounds):
-            return np.array(times)
-        if len(times) % 2:
-            second = pruned()
-            times.append((dense(), second))
+@contextmanager
+def _prepared(models: list[nn.Module], kind: tuple[str, str], device: str) -> Iterator[list[Runner] | str]:
+    """The models in a precision and a mode, as what makes a forward pass of a batch; or why there are none."""
+    dtype, mode = kind
+    try:
+        if dtype != "float32":
+            models = [copy.deepcopy(model).to(getattr(torch, dtype)) for model in models]
+        if mode == "compile":
+            runners = [_eager(torch.compile(model, dynamic=False)) for model in models]
+        elif mode == "onnx":
+            runners = [_onnx(model) for model in models]
         else:
-            times.append((dense(), pruned()))
+            runners = [_eager(model) for model in models]
+    except Exception as error:
+        yield f"{type(error).__name__}: {first_line(error)}"
+        return
+    try:
+        yield runners
+    finally:
+        if mode == "compile":
+            torch._dynamo.reset()  # type: ignore[attr-defined]
+        del runners, models
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
 
 
-def interval(ratios: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    draws = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return float(low), float(high)
+def _eager(model: nn.Module) -> Runner:
+    return lambda batch: lambda: model(**batch)
+
+
+def _onnx(model: nn.Module) -> Runner:
+    from bench.export import onnx_runner
+
+    return lambda batch: onnx_runner(model, batch, torch.get_num_threads())
+
+
+def _measured(point: Point, runners: list[Runner] | str, model: nn.Module, plan: LatencyPlan, device: str) -> dict[str, Any]:
+    where = {"batch": point.batch, "length": point.length, "dtype": point.dtype, "mode": point.mode}
+    empty = {**where, **dict.fromkeys((*MEASURED, *BESIDE))}
+    if isinstance(runners, str):
+        return {**empty, "note": runners}
+    try:
+        return {**where, **_timed(point, runners, model, plan, device), "note": None}
+    except Exception as error:  # a grid goes on without one of its points
+        note = (
+            "out of memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else f"{type(error).__name__}: {first_line(error)}"
+        )
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    say(f"not timed at batch {point.batch}, length {point.length}, {point.dtype}, {point.mode}: {note}")
+    return {**empty, "note": note}
+
+
+def _timed(point: Point, runners: list[Runner], model: nn.Module, plan: LatencyPlan, device: str) -> dict[str, Any]:
+    batch = inputs(model, point.batch, point.length, device)
+    works = [make(batch) for make in runners]
+    times = alternate([timer(work, device) for work in works], plan)
+    memory = [_peak(work, device) for work in works]
+    joules = [_joules(work, point.batch, device) for work in works]
+    medians = np.median(times, axis=0)
+    return {
+        "rounds": len(times),
+        "dense_ms": _ms(medians[0]),
+        "pruned_ms": _ms(medians[1]),
+        "dense_ms_p10_p90": _tails(times[:, 0]),
+        "pruned_ms_p10_p90": _tails(times[:, 1]),
+        **Ratio.of(times[:, 0], times[:, 1]).rounded(),
+        "dense_per_second": round(point.batch / medians[0], 2),
+        "pruned_per_second": round(point.batch / medians[1], 2),
+        "dense_peak_bytes": memory[0],
+        "pruned_peak_bytes": memory[1],
+        "dense_joules": joules[0],
+        "pruned_joules": joules[1],
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * float(seconds), 3)
+
+
+def _tails(seconds: Seconds) -> list[float]:
+    return [_ms(value) for value in np.percentile(seconds, [10, 90])]
+
+
+@torch.no_grad()
+def _peak(work: Callable[[], Any], device: str) -> int:
+    """Peak bytes of a forward pass beyond the weights."""
+    gc.collect()
+    with peak_memory(torch.device(device)) as peak:
+        work()
+    return peak()
+
+
+@torch.no_grad()
+def _joules(work: Callable[[], Any], samples: int, device: str) -> float | None:
+    """Energy of a sample, where the GPU counts it."""
+    before = nvml.energy() if device == "cuda" else None
+    if before is None:
+        return None
+    once = timer(work, device)
+    spent = rounds = 0.0
+    while spent < ENERGY_SECONDS:
+        spent += once()
+        rounds += 1
+    after = nvml.energy()
+    return None if after is None else float(f"{(after - before) / (rounds * samples):.4g}")

@@ -138,7 +138,7 @@ def budget(run: Run, shape: Shape, table: Table | None) -> Budget:
 
 def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
     """Time models of two layers with 0, 1, ... heads, and 0 ... all neurons, in alternation; medians of the rounds."""
-    from bench import latency, shrink
+    from bench import shrink, timing
     from bench.model import PrunableModel
 
     say("measuring what heads and neurons cost on this machine, once")
@@ -146,7 +146,7 @@ def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
     short = PrunableModel(_shortened(dense), dense.arch)
     plan, shape = run.keys.latency, short.shape
     length = min(plan.length, positions)
-    batch = latency.inputs(short.module, plan.batch, length, run.device)
+    batch = timing.inputs(short.module, plan.batch, length, run.device)
     grid = {0, 1, *(round(share) for share in np.linspace(0, shape.neurons, GRID)), *(shape.neurons // part for part in (64, 32, 16))}
     counts = [list(range(shape.heads + 1)), sorted(grid)]
 
@@ -155,7 +155,7 @@ def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
         (masks.neurons if kind else masks.heads)[:, count:] = 0.0
         small = shrink.shrink(short, masks)
         small.set_submodule(short.arch.embeddings, short.module.get_submodule(short.arch.embeddings))  # one table for all
-        return latency.timer(small, batch, run.device)
+        return timing.forward(small, batch, run.device)
 
     timers = [timer(kind, count) for kind in (0, 1) for count in counts[kind]]
     medians = _medians(timers)

@@ -81,13 +81,26 @@ def _cpu() -> tuple[str, frozenset[str]]:
     return (found.group(1).strip() if found else name), frozenset(listed.group(1).split() if listed else ())
 
 
-def has_bf16(device: str) -> bool:
-    """Whether bf16 is worth having: matrix units on the CPU, or a GPU that supports it (imports torch for a GPU)."""
+def dtypes(device: str) -> list[str]:
+    """The precisions that a device has units for; a CPU computes the others too, but slower than float32."""
     if device == "cuda":
-        import torch
+        return ["float32", "float16"] + ["bfloat16"] * (_cuda_major() >= 8)
+    flags = _cpu()[1]
+    half = ["float16"] * bool(flags & {"amx_fp16", "avx512_fp16", "fphp"})
+    return ["float32", *half, *["bfloat16"] * bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})]
 
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(_cpu()[1] & {"amx_bf16", "avx512_bf16"})
+
+def has_bf16(device: str) -> bool:
+    """Whether bf16 is worth having."""
+    return "bfloat16" in dtypes(device)
+
+
+@cache
+def _cuda_major() -> int:
+    """Major number of the first CUDA device's compute capability (8: Ampere)."""
+    major = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
+    return major.value
 
 
 def machine_name(device: str) -> str:

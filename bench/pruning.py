@@ -1,15 +1,12 @@
 """The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
 
-import ctypes
 import gc
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -20,6 +17,7 @@ from bench.config import Run
 from bench.errors import UserError, first_line
 from bench.machine import OtherWork
 from bench.masks import Masks
+from bench.memory import peak_memory
 from bench.method import Method
 from bench.model import Batch, PrunableModel
 from bench.record import OTHER_WORK, QUIET
@@ -163,39 +161,3 @@ def _pass(model: PrunableModel, batch: Batch) -> None:
     with model.masked(factors):
         loss = model(batch).square().mean()
     torch.autograd.grad(loss, list(factors.values()))
-
-
-def give_back_freed_memory() -> None:
-    """What earlier work in this process has freed goes back to the system, else it would hide new memory (glibc)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Peak bytes within it beyond the start: the allocator's on a GPU, sampled resident memory on a CPU. Asked afterwards."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = highest = torch.cuda.memory_allocated()
-        try:
-            yield lambda: highest - before
-        finally:
-            highest = torch.cuda.max_memory_allocated()
-        return
-    give_back_freed_memory()
-    process = psutil.Process()
-    before = highest = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.02):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: highest - before
-    finally:
-        done.set()
-        watcher.join()

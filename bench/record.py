@@ -80,7 +80,7 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "dense": dict.fromkeys(SECTIONS["dense"]),
         "pruned": dict.fromkeys(SECTIONS["pruned"]),
         "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
-        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": [], "table": None},
+        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": [], "table": None, "limits": None},
         "seconds": dict.fromkeys(SECTIONS["seconds"]),
         "machine": None,
         "software": software(run),

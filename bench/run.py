@@ -27,7 +27,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, encoding, finetune, latency, latency_table, score, shrink
+    from bench import calibration, encoding, finetune, latency, latency_table, limits, score, shrink
 
     machine.hush()
     with collect() as seconds:
@@ -36,6 +36,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             checkpoint = checkpoint or finetune.tune(run, data)
             dense = score.load_dense(run, checkpoint)
             encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
+            latency.check(run.keys.latency, encoder.positions)
             validation = encoder.examples(data.validation)
             before = score.dense_score(run, dense, checkpoint, encoder, validation)
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
@@ -74,7 +75,10 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 6. Latency: dense and shrunk in strict alternation.
         with stage("latency"):
-            record["latency"] |= latency.compare(dense.module, small, run.keys.latency, encoder.positions, run.device)
+            plan = run.keys.latency
+            record["latency"] |= latency.compare(dense.module, small, plan, encoder.positions, run.device)
+            if plan.limits and record["latency"]["headline"]:
+                record["latency"]["limits"] = limits.explain(dense, pruned.masks, small, plan, encoder.positions, run.device)
         record["seconds"] |= seconds
     return {
         **score.arrays(before, after, data.validation),

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,11 @@ def _differs(stored: Record, fresh: Record, threads: int, plan: LatencyPlan) -> 
         return f"it ran on {stored['machine']['threads']} threads"
     if stored["status"] == "ok" and PLANS.index(stored["latency"]["plan"]) < PLANS.index(fresh["latency"]["plan"]):
         return f"it was timed with latency={stored['latency']['plan']}"
-    timed = stored["latency"]["headline"]
-    if timed and plan.plan != "none" and not stored["latency"]["notes"] and (timed["batch"], timed["length"]) != (plan.batch, plan.length):
-        return f"it was timed at batch {timed['batch']}, length {timed['length']}"
+    if stored["status"] != "ok" or plan.plan == "none":
+        return None
+    capped = any(note.startswith("the model has") for note in stored["latency"]["notes"])  # timed at its last position
+    timed = {tuple(point[key] for key in ("batch", "length", "dtype", "mode")) for point in stored["latency"]["grid"]}
+    for point in plan.points(fresh["device"])[capped:]:
+        if astuple(point) not in timed:
+            return f"it was not timed at batch {point.batch}, length {point.length}, {point.dtype}, {point.mode}"
     return None

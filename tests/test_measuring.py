@@ -1,4 +1,4 @@
-"""Metrics, paired timing, the pass, stages, the machine."""
+"""Metrics, the pass, stages, the machine."""
 
 import os
 import subprocess
@@ -11,9 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from bench import latency, machine, metrics, pruning
+from bench import machine, metrics, pruning
 from bench.budget import Budget
-from bench.config import LatencyPlan
 from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
 from bench.masks import Masks
@@ -40,56 +39,6 @@ def test_correlations_are_scipys_and_zero_where_undefined():
 def test_logits_that_are_not_finite_have_no_score():
     with pytest.raises(ValueError, match="not finite"):
         metrics.compute(["accuracy"], LOGITS * np.float32("nan"), np.array([0, 1, 1, 1]))
-
-
-def timed(seconds, log, name):
-    def run():
-        log.append(name)
-        return next(seconds)
-
-    return run
-
-
-def test_dense_and_pruned_alternate_and_the_order_flips():
-    log = []
-    plan = LatencyPlan("quick", min_rounds=4, min_seconds=1e-9)
-    times = latency._rounds(timed(iter([4.0] * 9), log, "dense"), timed(iter([2.0, 1.0] * 5), log, "pruned"), plan)
-    assert "".join(name[0] for name in log) == "dppddppd"
-    assert times.tolist() == [[4, 2], [4, 1], [4, 2], [4, 1]]
-
-
-def test_rounds_end_at_the_time_limit_but_not_before_the_least():
-    plan = LatencyPlan("quick", min_rounds=1000, min_seconds=1.0, max_seconds=1e-9, floor_rounds=5)
-    log = []
-    assert len(latency._rounds(timed(iter([1.0] * 99), log, "d"), timed(iter([1.0] * 99), log, "p"), plan)) == 5
-
-
-def test_the_interval_holds_the_median_and_narrows():
-    random = np.random.default_rng(0)
-    few, many = random.normal(2, 0.1, 20), random.normal(2, 0.1, 2000)
-    for ratios in (few, many):
-        low, high = latency.interval(ratios)
-        assert low <= np.median(ratios) <= high
-    assert np.subtract(*latency.interval(many)[::-1]) < np.subtract(*latency.interval(few)[::-1])
-
-
-def test_a_model_is_as_fast_as_itself_and_a_shrunk_one_is_faster():
-    from bench.shrink import shrink
-
-    model = tiny("bert", dtype=torch.float32)
-    masks = Masks.ones(model.shape)
-    small = shrink(model, Masks(masks.heads * 0, masks.neurons * 0))
-    plan = LatencyPlan("quick", batch=4, length=32, min_rounds=30, min_seconds=0.1)
-    point = latency.compare(model.module, small, plan, 40, "cpu")["headline"]
-    assert point["low"] <= point["speedup"] <= point["high"]
-    assert point["speedup"] > 1.2
-    assert latency.compare(model.module, small, LatencyPlan("none"), 40, "cpu") == {
-        "plan": "none",
-        "headline": None,
-        "grid": [],
-        "notes": [],
-    }
-    assert latency.compare(model.module, small, plan, 8, "cpu")["headline"]["length"] == 8, "no more than the model has positions"
 
 
 class Slow(Method):

@@ -24,7 +24,7 @@ KEYS = {
     "dense": "score metrics flops params checkpoint expected",
     "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
-    "latency": "plan headline grid notes table",
+    "latency": "plan headline grid notes table limits",
     "seconds": "total dense prune shrink score latency",
     "software": "python torch transformers prunebench commit dirty method_source",
 }
@@ -41,14 +41,13 @@ def run_of(**changes):
     return replace(run, **changes)
 
 
-def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", timed=None, notes=(), **changes):
+def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", timed=(32, 128), notes=(), **changes):
     run = run_of()
     entry = record.blank(run, DATA, PROTOCOL)
     entry |= {"id": record.run_id(run, "c" * 64, PROTOCOL), "status": status, "created": created, **changes}
     entry["machine"] = {"name": "test-2c", "threads": threads}
-    entry["latency"] |= {"plan": plan, "notes": list(notes)}
-    if timed:
-        entry["latency"]["headline"] = {"batch": timed[0], "length": timed[1]}
+    point = {"batch": timed[0], "length": timed[1], "dtype": "float32", "mode": "eager"}
+    entry["latency"] |= {"plan": plan, "notes": list(notes), "headline": point, "grid": [point]}
     return entry
 
 
@@ -157,9 +156,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         ({"plan": "none"}, "it was timed with latency=none"),
         ({"plan": "paper"}, None),
         ({"timed": (32, 128)}, None),
-        ({"timed": (1, 128)}, "it was timed at batch 1, length 128"),
-        ({"timed": (32, 64)}, "it was timed at batch 32, length 64"),
-        ({"timed": (32, 64), "notes": ["the model has 64 positions"]}, None),
+        ({"timed": (1, 128)}, "it was not timed at batch 32, length 128, float32, eager"),
+        ({"timed": (32, 64)}, "it was not timed at batch 32, length 128, float32, eager"),
+        ({"timed": (32, 64), "notes": ["2 threads", "the model has 64 positions"]}, None),
         ({"data": {"train": "a" * 64, "validation": "other", "source": "local"}}, "the data have changed"),
     ],
 )
@@ -168,6 +167,14 @@ def test_which_stored_record_answers_a_repeated_command(tmp_path, changes, reaso
     stored, why = store.answer(tmp_path, made(), 2, LatencyPlan("quick"))
     assert why == reason
     assert (stored.folder if stored else None) == (None if reason else folder)
+
+
+def test_a_record_answers_only_where_it_holds_every_point_that_is_asked_for(tmp_path):
+    folder = store.write(tmp_path, made(plan="paper"), {})
+    wider = LatencyPlan("paper", batches=[1], lengths=[128], dtypes=["float32"])
+    assert store.answer(tmp_path, made(), 2, wider) == (None, "it was not timed at batch 1, length 128, float32, eager")
+    stored, _ = store.answer(tmp_path, made(), 2, LatencyPlan("paper", batches=[32], lengths=[128], dtypes=["float32"]))
+    assert stored.folder == folder
 
 
 def test_a_changed_method_is_run_again(tmp_path):

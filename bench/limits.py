@@ -1,0 +1,99 @@
+"""Why a pruned model is not faster: what its FLOPs allow, what a native model of its sizes reaches, what cannot shrink.
+
+At the headline's point, in float32 and eager, beside the dense and the shrunk model in the same alternation:
+- *native*: the shrunk model with every linear layer made anew at its size, random weights: what shrinking could reach;
+- *empty*: no head and no neuron left: embeddings, norms, residuals and the head on top, which no ratio removes;
+- *skeleton*: as many operators as the shrunk model has, on next to no data: what issuing them costs.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.budget import Budget
+from bench.config import LatencyPlan
+from bench.masks import Masks
+from bench.model import PrunableModel
+from bench.shrink import shrink
+from bench.stages import say
+from bench.timing import Ratio, alternate, forward, inputs
+
+WIDTH_OF_SKELETON = 8  # of a head, and of a feed-forward; the least that every attention kernel takes
+LAUNCH, CLOSE = 0.5, 0.9  # from which share on operators' issuing limits; what counts as reached
+
+
+def explain(dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
+    """The record's `latency.limits`: bounds of the speedup, shares of the time, and the verdict in words."""
+    length = min(plan.length, positions)
+    batch = inputs(dense.module, plan.batch, length, device)
+    say("timing what limits the speedup")
+    shape = dense.shape
+    empty = shrink(dense, Masks(np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.neurons))))
+    small = skeleton(dense, masks).to(device)
+    few = inputs(small, 1, WIDTH_OF_SKELETON, device)
+    timers = [forward(module, batch, device) for module in (dense.module, pruned, native(pruned), empty)]
+    rounds = replace(plan, min_rounds=plan.floor_rounds, width=None)
+    times = alternate([*timers, forward(small, few, device)], rounds, warm_up=1).T
+    flops = Budget.of(shape, "flops", 0, length)
+    return summary(times, flops.cost(masks) / flops.total)
+
+
+def summary(times: np.ndarray, kept: float) -> dict[str, Any]:
+    """From seconds [5, rounds] of dense, pruned, native, empty and skeleton; `kept` is the share of the FLOPs."""
+    dense, pruned, built, empty, issuing = times
+    fixed = float(np.median(empty / dense))
+    reached, possible = Ratio.of(dense, pruned), Ratio.of(dense, built)
+    found = {
+        "flops_bound": round(1 / kept, 4) if kept else None,
+        "fixed_share": round(fixed, 4),
+        "bound_with_fixed": round(1 / (fixed + (1 - fixed) * kept), 4),
+        "native": possible.rounded(),
+        "native_over_pruned": Ratio.of(pruned, built).rounded(),
+        "launch_share": round(min(1.0, float(np.median(issuing / pruned))), 4),
+        "rounds": times.shape[1],
+    }
+    return {**found, "verdict": verdict(reached, found)}
+
+
+def verdict(reached: Ratio, found: dict[str, Any]) -> str:
+    """One sentence for what stands between the measured speedup and more."""
+    if found["launch_share"] >= LAUNCH:
+        return (
+            f"launch-bound: {100 * found['launch_share']:.0f} % of the pruned model's time goes into issuing operators, whatever their size"
+        )
+    if found["native_over_pruned"]["low"] > 1 / CLOSE:
+        return f"shrinking: a native model of these sizes is {found['native_over_pruned']['speedup']:.2f} times as fast"
+    if found["flops_bound"] and reached.speedup >= CLOSE * found["flops_bound"]:
+        return "FLOPs: the speedup is what the removed FLOPs allow"
+    fixed = f"{100 * found['fixed_share']:.0f} % of the dense model's time is spent outside heads and neurons"
+    if reached.speedup >= CLOSE * found["bound_with_fixed"]:
+        return f"what is not pruned: {fixed}"
+    return f"smaller matrix products are less efficient: else {found['bound_with_fixed']:.2f} were possible ({fixed})"
+
+
+def native(pruned: nn.Module) -> nn.Module:
+    """A copy whose linear layers were never sliced: made at their size, random weights."""
+    built = copy.deepcopy(pruned)
+    for name, linear in list(built.named_modules()):
+        if type(linear) is nn.Linear:
+            weight, biased = linear.weight, linear.bias is not None
+            fresh = nn.Linear(linear.in_features, linear.out_features, biased, weight.device, weight.dtype)
+            built.set_submodule(name, fresh.requires_grad_(False))
+    return built
+
+
+def skeleton(dense: PrunableModel, masks: Masks) -> nn.Module:
+    """A model with the layers of the shrunk one, empty where they are empty, and next to nothing to compute in each."""
+    arch, shape = dense.arch, dense.shape
+    config = copy.deepcopy(dense.module.config)
+    narrow = {arch.hidden: WIDTH_OF_SKELETON * shape.heads, arch.heads: shape.heads, arch.neurons: WIDTH_OF_SKELETON, "vocab_size": 64}
+    for name, value in narrow.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng(devices=[]):
+        module = type(dense.module)(config)
+    neurons = np.repeat((masks.neurons != 0).any(1)[:, None], WIDTH_OF_SKELETON, 1).astype(float)
+    return shrink(PrunableModel(module, arch), Masks((masks.heads != 0).astype(float), neurons))
