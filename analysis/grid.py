@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.statistics import over_examples, over_seeds
 from bench.grid import Cell, cells
-from bench.record import Record, is_quiet
+from bench.record import Record, has_random_weights, is_quiet
 from bench.show import number
 from bench.store import Stored
 
@@ -52,6 +52,7 @@ def _answers(record: Record, cell: Cell) -> bool:
     asked = cell.get("calibration.tokens", TOKENS)
     plain = record["unit"] == "flops" and record["precision"] == "fp32" and record["calibration"]["sampler"] == "tokens"
     same = all(record[key] == cell[key] for key in ("task", "model", "ratio", "seed")) and record["method"]["name"] == cell["method"]
+    plain = plain and not has_random_weights(record) and not record.get("round_to")
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 
 

@@ -78,11 +78,11 @@ def run_cell(run: Run) -> Outcome:
     cache_folder()  # a wrong one is told before anything slow
     name = machine.machine_name(run.device)
     results = checks.check_results(run.keys.results, name)
-    if run.task.build:  # takes long: what is missing is told before
+    if run.task.build and run.scored:  # takes long: what is missing is told before
         dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
     checkpoint = dense.find(run, task_data)
-    if checkpoint is None:
+    if checkpoint is None and run.scored:
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["machine"] = {"name": name, "threads": run.threads}

@@ -28,6 +28,7 @@ def check_keys(keys: Keys, device: str) -> None:
         if getattr(keys, later) is not None:
             raise UserError(f"{later}= is not there yet: leave it out")
     _demand("ratio", keys.ratio, 0 <= keys.ratio < 1, "the share to remove lies in [0, 1), for example ratio=0.5")
+    _at_least_one("round_to", keys.round_to)
     _demand("seed", keys.seed, 0 <= keys.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     for name, value in asdict(keys.calibration).items():
         _demand(f"calibration.{name}", value, not isinstance(value, int) or value >= 1, "at least 1")
@@ -78,8 +79,10 @@ def check_task(name: str, task: Task) -> None:
 def check_model(name: str, model: Model) -> None:
     """A model's YAML: where its base weights come from, and its recipe."""
     where, base = f"model {name}: ", model.base
-    if model.weights is not None:
-        raise UserError("model.weights= is not there yet: leave it out")
+    _choice("model.weights", model.weights or "random", {"random"})
+    if model.weights:
+        _demand("model.weights", model.weights, model.path is None, "model.path= names weights, leave one of them out")
+        _demand(f"{where}base.shape", base.shape, bool(base.shape or base.random), "model.weights=random needs its config's fields")
     _choice(f"{where}attention", model.attention, {"eager", "sdpa"})
     _demand(f"{where}arch.head", model.arch.head, bool(model.arch.head), "the steps from the last hidden state to the logits")
     hashed = base.sha256 is not None and base.folder is not None

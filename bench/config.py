@@ -59,7 +59,11 @@ class Arch:
 
 @dataclass
 class Base:
-    """Where a base encoder comes from: packages of the index, the hub, or random weights."""
+    """Where a base encoder comes from: packages of the index, the hub, or random weights.
+
+    `random` and `shape` are fields of transformers' config: of a model that has never had other weights, and of one whose
+    shape alone is asked for (model.weights=random).
+    """
 
     packages: list[str] = field(default_factory=list)
     parts: str | None = None
@@ -67,6 +71,7 @@ class Base:
     sha256: str | None = None
     hub: str | None = None
     random: dict[str, Any] | None = None
+    shape: dict[str, Any] | None = None
 
 
 @dataclass
@@ -236,6 +241,7 @@ class Keys:
     latency: LatencyPlan
     device: str
     precision: str
+    round_to: int | None
     threads: int | None
     recover: Any
     save: Any
@@ -258,6 +264,11 @@ class Run:
     device: str
     threads: int
     command: str
+
+    @property
+    def scored(self) -> bool:
+        """Whether accuracy says anything: random weights have none."""
+        return self.model.weights is None
 
     def meaning(self) -> dict[str, Any]:
         """What the run computes, as plain data: with the dense checkpoint's SHA-256 it is the run's identity.
@@ -286,6 +297,7 @@ class Run:
             "recover": self.keys.recover,
             "device": self.device,
             "precision": self.keys.precision,
+            **({"round_to": self.keys.round_to} if self.keys.round_to else {}),
         }
 
 

@@ -43,6 +43,9 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
     Raises:
         UserError: a checkpoint is there, but damaged, of another architecture, or for another number of labels.
     """
+    if run.model.weights == "random":
+        made = random_folder(run)
+        return _checked(made, f"random:{run.model_name}", run) if made.exists() else None
     if run.model.path is not None:
         return _checked(place(run.model.path, "model.path="), "path", run)
     if folder := _in_models(run):
@@ -60,6 +63,12 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         where = "set model.path= or BENCH_MODELS, or use model=minilm, which comes from the package index"
         raise UserError(f"no checkpoint of {run.model_name} for {run.task_name} here, and the hub is not reachable; {where}")
     return None
+
+
+def random_folder(run: Run) -> Path:
+    """Where a model of random weights with the task's head is kept (model.weights=random)."""
+    facts = [run.model.arch.model_type, run.model.base.shape or run.model.base.random, run.task.kind, run.task.outputs]
+    return cache_folder() / "weights" / f"random-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
 
 
 def _in_models(run: Run) -> Path | None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bench import dense, score
-from bench.config import Model, Run
+from bench.config import Model, Run, Task
 from bench.data import TaskData
 from bench.dense import Checkpoint
 from bench.encoding import Encoder, Examples, Rows
@@ -23,6 +23,21 @@ from bench.stages import progress, say
 
 SEED = 0
 SAVES = 10  # checkpoints in the course of a run, from the last of which an interrupted one goes on
+
+
+def make(run: Run, data: TaskData) -> Checkpoint:
+    """The dense checkpoint that was not found: fine-tuned now, or of random weights, and kept.
+
+    Raises:
+        UserError: the base encoder cannot be had, or lacks weights.
+    """
+    return tune(run, data) if run.scored else _random_checkpoint(run)
+
+
+def _random_checkpoint(run: Run) -> Checkpoint:
+    facts = {"type": run.model.arch.model_type, **(run.model.base.shape or run.model.base.random or {})}
+    folder = whole_folder(dense.random_folder(run), lambda half: write_random(facts, half, run.task))
+    return Checkpoint(folder, f"random:{run.model_name}", dense.identity(folder))
 
 
 def tune(run: Run, data: TaskData) -> Checkpoint:
@@ -158,15 +173,27 @@ def _random_base(model: Model) -> Path:
     return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half))
 
 
-def write_random(facts: dict[str, Any], folder: Path) -> None:
-    """Write the random model and its tokenizer as a transformers folder; `facts` are fields of its config and `type`."""
-    from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
+def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) -> None:
+    """Write a random model, with the head of a task where one is named, and its tokenizer of characters as a transformers
+    folder; `facts` are fields of its config and `type`."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        BertTokenizer,
+        set_seed,
+    )
 
     letters = string.ascii_lowercase + string.digits + string.punctuation
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    fields = {name: value for name, value in facts.items() if name != "type"}
-    config = AutoConfig.for_model(facts["type"], vocab_size=len(words), pad_token_id=0, **fields)
+    kinds = ["token_type_ids"] if facts["type"] == "bert" else []
+    BertTokenizer(str(folder / "vocab.txt"), model_input_names=["input_ids", *kinds, "attention_mask"]).save_pretrained(folder)
+    fields = {"vocab_size": len(words), "pad_token_id": 0} | {name: value for name, value in facts.items() if name != "type"}
+    if task:
+        fields["num_labels"] = task.outputs
+    config = AutoConfig.for_model(facts["type"], **fields)
     set_seed(SEED)
-    AutoModel.from_config(config).save_pretrained(folder)
+    headed = AutoModelForQuestionAnswering if task and task.kind == "span" else AutoModelForSequenceClassification
+    (headed if task else AutoModel).from_config(config).save_pretrained(folder)

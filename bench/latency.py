@@ -82,14 +82,14 @@ def _prepared(models: list[nn.Module], kind: tuple[str, str], device: str) -> It
         yield runners
     finally:
         if mode == "compile":
-            torch._dynamo.reset()  # type: ignore[attr-defined]
+            torch._dynamo.reset()
         del runners, models
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
 
 
-def _eager(model: nn.Module) -> Runner:
+def _eager(model: Callable[..., Any]) -> Runner:
     return lambda batch: lambda: model(**batch)
 
 

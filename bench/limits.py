@@ -20,7 +20,7 @@ from bench.masks import Masks
 from bench.model import PrunableModel
 from bench.shrink import shrink
 from bench.stages import say
-from bench.timing import Ratio, alternate, forward, inputs
+from bench.timing import Ratio, alternate, forward, inputs, paired
 
 WIDTH_OF_SKELETON = 8  # of a head, and of a feed-forward; the least that every attention kernel takes
 LAUNCH, CLOSE = 0.5, 0.9  # from which share on operators' issuing limits; what counts as reached
@@ -73,6 +73,12 @@ def verdict(reached: Ratio, found: dict[str, Any]) -> str:
     if reached.speedup >= CLOSE * found["bound_with_fixed"]:
         return f"what is not pruned: {fixed}"
     return f"smaller matrix products are less efficient: else {found['bound_with_fixed']:.2f} were possible ({fixed})"
+
+
+def effect_of_rounding(unrounded: nn.Module, rounded: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, float]:
+    """How many times as fast the rounded model is as the unrounded one, at the headline's point."""
+    batch = inputs(rounded, plan.batch, min(plan.length, positions), device)
+    return paired(lambda: unrounded(**batch), lambda: rounded(**batch), plan, device).rounded()
 
 
 def native(pruned: nn.Module) -> nn.Module:

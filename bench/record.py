@@ -74,13 +74,22 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "precision": run.keys.precision,
         "attention": run.model.attention,
         "recover": run.keys.recover,
+        "round_to": run.keys.round_to,
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
         "calibration": {**dict.fromkeys(SECTIONS["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
         "dense": dict.fromkeys(SECTIONS["dense"]),
         "pruned": dict.fromkeys(SECTIONS["pruned"]),
         "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
-        "latency": {"plan": run.keys.latency.plan, "headline": None, "grid": [], "notes": [], "table": None, "limits": None},
+        "latency": {
+            "plan": run.keys.latency.plan,
+            "headline": None,
+            "grid": [],
+            "notes": [],
+            "table": None,
+            "limits": None,
+            "rounding": None,
+        },
         "seconds": dict.fromkeys(SECTIONS["seconds"]),
         "machine": None,
         "software": software(run),
@@ -109,11 +118,11 @@ def is_whole(found: Any) -> bool:
     return all(isinstance(found.get(name), dict) and set(keys) <= set(found[name]) for name, keys in SECTIONS.items())
 
 
-def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score") -> Record:
+def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score | None") -> Record:
     """The record's `dense`; FLOPs of the units at the task's length, true parameters of the layers."""
     return {
-        "score": before.score,
-        "metrics": before.metrics,
+        "score": before and before.score,
+        "metrics": before and before.metrics,
         "flops": _flops(run, dense).total,
         "params": dense.encoder_parameters(),
         "checkpoint": {"source": checkpoint.source, "sha256": checkpoint.sha256},
@@ -182,6 +191,11 @@ def method_source(target: str) -> str:
         if package:
             waiting += re.findall(rf"^from ({re.escape(package)}\.\w+) import", source, re.MULTILINE)
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def has_random_weights(record: Record) -> bool:
+    """Whether only its costs say something: model.weights=random was never trained and is not scored."""
+    return str((record["dense"]["checkpoint"] or {}).get("source")).startswith("random:")
 
 
 def is_quiet(record: Record) -> bool:

@@ -27,24 +27,24 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, encoding, finetune, latency, latency_table, limits, score, shrink
+    from bench import calibration, encoding, finetune, latency, latency_table, limits, rounding, score, shrink
 
     machine.hush()
     with collect() as seconds:
         # 1. Dense: found or fine-tuned, scored once per content.
         with stage("dense"):
-            checkpoint = checkpoint or finetune.tune(run, data)
+            checkpoint = checkpoint or finetune.make(run, data)
             dense = score.load_dense(run, checkpoint)
             encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
             latency.check(run.keys.latency, encoder.positions)
             validation = encoder.examples(data.validation)
-            before = score.dense_score(run, dense, checkpoint, encoder, validation)
+            before = score.dense_score(run, dense, checkpoint, encoder, validation) if run.scored else None
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
         record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
         record["latency"]["table"] = table and table.section()
         budget = latency_table.budget(run, dense.shape, table)
         record["dense"] = dense_section(run, checkpoint, dense, before)
-        say(f"dense {run.task.score} {before.score:.2f}")
+        say(f"dense {run.task.score} {before.score:.2f}" if before else "random weights: only what they cost is measured")
 
         # 2. Calibration: the same examples for every method, drawn from train.
         sample = calibration.draw(run.keys.calibration, run.task, encoder.examples(data.train), encoder, run.keys.seed, run.device)
@@ -62,26 +62,32 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 4. Shrink: the pruned units are really gone, and the smaller model is the masked one.
         with stage("shrink"):
-            small = shrink.shrink(pruned.model, pruned.masks)
-            error = shrink.mask_error(pruned.model, pruned.masks, small, sample.batches[:2])
-        record["pruned"] |= pruned_section(run, dense, pruned.masks, small) | {"mask_error": error}
+            masks = rounding.rounded(pruned.model, pruned.masks, run.keys.round_to or 1)
+            small = shrink.shrink(pruned.model, masks)
+            error = shrink.mask_error(pruned.model, masks, small, sample.batches[:2])
+        record["pruned"] |= pruned_section(run, dense, masks, small) | {"mask_error": error}
         if not error < MASK_ERROR_LIMIT:
             raise ValueError(f"masked and shrunk model differ by {error:.3g} in their logits")
 
         # 5. Score the shrunk model, never the masked one, on the whole evaluation split.
         with stage("score"):
-            after = score.score(run, small, encoder, validation)
-        record["pruned"] |= {"score": after.score, "metrics": after.metrics}
+            after = score.score(run, small, encoder, validation) if run.scored else None
+        if after:
+            record["pruned"] |= {"score": after.score, "metrics": after.metrics}
 
-        # 6. Latency: dense and shrunk in strict alternation.
+        # 6. Latency: dense and shrunk in strict alternation, and why it is what it is.
         with stage("latency"):
-            plan = run.keys.latency
-            record["latency"] |= latency.compare(dense.module, small, plan, encoder.positions, run.device)
+            plan, positions = run.keys.latency, encoder.positions
+            record["latency"] |= latency.compare(dense.module, small, plan, positions, run.device)
             if plan.limits and record["latency"]["headline"]:
-                record["latency"]["limits"] = limits.explain(dense, pruned.masks, small, plan, encoder.positions, run.device)
+                record["latency"]["limits"] = limits.explain(dense, masks, small, plan, positions, run.device)
+            if run.keys.round_to and plan.plan != "none":
+                unrounded = shrink.shrink(pruned.model, pruned.masks)
+                effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)
+                record["latency"]["rounding"] = {"to": run.keys.round_to, **effect}
         record["seconds"] |= seconds
     return {
         **score.arrays(before, after, data.validation),
-        "heads": pruned.masks.heads,
-        "neurons": pruned.masks.neurons,
+        "heads": masks.heads,
+        "neurons": masks.neurons,
     }

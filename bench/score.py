@@ -136,10 +136,12 @@ def _measured(run: Run, logits: Logits, examples: Examples) -> Score:
     return Score({"logits": logits}, values, values[run.task.score])
 
 
-def arrays(before: Score, after: Score, split: Split) -> dict[str, np.ndarray]:
+def arrays(before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
     """What a record keeps of every example: gold labels and logits; of questions the answers and their scores."""
     gold = {} if split.answers else {"gold": split.labels}
-    both = [(f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) for name, array in side.arrays.items()]
+    both = [
+        (f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) if side for name, array in side.arrays.items()
+    ]
     return {**gold, **dict(both)}
 
 

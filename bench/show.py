@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.record import Record
+from bench.record import Record, has_random_weights
 from bench.store import Stored
 
 
@@ -21,7 +21,7 @@ def row(record: Record) -> list[str]:
     ok = record["status"] == "ok"
     return [
         record["method"]["name"],
-        f"{record['task']} {record['model']}",
+        f"{record['task']} {record['model']}" + " (random)" * has_random_weights(record),
         f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
         str(record["seed"]),
         number(dense["score"], ".2f"),

@@ -17,14 +17,14 @@ from bench.run import PROTOCOL
 
 # The keys of a record, as docs/records.md lists them.
 KEYS = {
-    "": "schema id status reason created command method task model unit ratio seed device precision attention recover protocol data "
-    "calibration dense pruned prune latency seconds machine software",
+    "": "schema id status reason created command method task model unit ratio seed device precision attention recover round_to "
+    "protocol data calibration dense pruned prune latency seconds machine software",
     "data": "train validation source",
     "calibration": "sampler examples tokens batch sha256",
     "dense": "score metrics flops params checkpoint expected",
     "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
-    "latency": "plan headline grid notes table limits",
+    "latency": "plan headline grid notes table limits rounding",
     "seconds": "total dense prune shrink score latency",
     "software": "python torch transformers prunebench commit dirty method_source",
 }
@@ -35,7 +35,7 @@ DATA = TaskData("local", SPLIT, SPLIT)
 
 def run_of(**changes):
     plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick")
-    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, None, "r", False)
+    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, None, None, "r", False)
     fields = {"lambda_rep": 2.5e-4}
     run = Run("kprune", "methods.kprune.KPrune", fields, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench")
     return replace(run, **changes)
