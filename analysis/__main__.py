@@ -1,4 +1,4 @@
-"""`python -m analysis grid NAME [FOLDER ...]`: a grid of conf/sweep as a table, from records."""
+"""`python -m analysis`: tables and figures from what was measured."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,8 @@ from bench import store
 from bench.errors import UserError
 from bench.show import print_table
 
-USAGE = "python -m analysis grid NAME [FOLDER ...]   the cells of conf/sweep/NAME.yaml as a table (default folder: results)"
+USAGE = """python -m analysis grid NAME [FOLDER ...]   the cells of conf/sweep/NAME.yaml as a table (default folder: results)
+python -m analysis timing FILE OUT.svg      what python -m bench.drift has measured, as a figure"""
 
 
 def main() -> int:
@@ -16,11 +17,23 @@ def main() -> int:
     match sys.argv[1:]:
         case ["grid", name, *folders] if not name.startswith("-"):
             return _grid(name, [Path(folder) for folder in folders] or [Path("results")])
+        case ["timing", source, target]:
+            return _timing(Path(source), Path(target))
         case ["-h" | "--help"]:
             print(USAGE)
             return 0
     print(USAGE, file=sys.stderr)
     return 1
+
+
+def _timing(source: Path, target: Path) -> int:
+    from analysis import timing
+
+    if not source.is_file():
+        print(f"{source}: no such file; python -m bench.drift {source} measures it", file=sys.stderr)
+        return 1
+    timing.draw(source, target)
+    return 0
 
 
 def _grid(name: str, folders: list[Path]) -> int:

@@ -93,6 +93,8 @@ def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]
 def show(stored: list[Stored]) -> None:
     """Print records as the table of results."""
     print_table([row(entry.record) for entry in stored], HEADER, DISPENSABLE)
+    if len(stored) == 1 and (limits := stored[0].record["latency"].get("limits")):
+        print(f"what limits the speedup: {limits['verdict']}")
     reasons = {(entry.record["method"]["name"], last_line(entry.record["reason"])) for entry in stored if entry.record["reason"]}
     for name, reason in sorted(reasons):
         print(f"{name}: {reason}")
