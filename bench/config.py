@@ -199,7 +199,7 @@ class Keys:
     precision: str
     threads: int | None
     recover: Any
-    save: Any
+    save: str | None
     results: str
     rerun: bool
 
