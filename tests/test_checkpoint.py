@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from bench import cell, checkpoint, machine, measure, store
 from bench.checkpoint import Facts, load, same, save
 from bench.checks import check_save
-from bench.config import Task, typed
+from bench.config import Task, Windows
 from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.dense import Checkpoint
 from bench.errors import UserError
@@ -41,6 +40,10 @@ def facts_of(family, task=PAIR):
     return Facts(1, kind=task.kind, outputs=task.outputs, task=task, arch=arch_of(family), attention=attention, **names)
 
 
+def question_task():
+    return Task(["question", "context"], None, ["f1"], "f1", 20, 64, windows=Windows())
+
+
 def saved(folder, family="mpnet", masks=None, module=None):
     """A small model, shrunk and saved. Returns what was saved."""
     model = tiny(family, dtype=torch.float32)
@@ -57,7 +60,7 @@ def edges(shape):
     yield Masks(whole.heads * 0, whole.neurons * 0)
     yield Masks(whole.heads * 0, whole.neurons * 0.5)
     yield Masks(whole.heads * 1.5, whole.neurons * 0)
-    for sublayer in (0, 1, 5):
+    for sublayer in (0, 5):
         masks = random_masks(shape, sublayer, 0.7)
         masks.of(sublayer)[:] = 0
         yield masks
@@ -66,7 +69,7 @@ def edges(shape):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_loaded_model_is_the_saved_one_to_the_bit(family, tmp_path):
     shape = tiny(family).shape
-    for masks in [*edges(shape), *(random_masks(shape, seed, keep) for seed, keep in ((11, 0.1), (12, 0.5), (13, 0.9)))]:
+    for masks in [*edges(shape), *(random_masks(shape, seed, keep) for seed, keep in ((11, 0.1), (12, 0.6)))]:
         small = saved(tmp_path / "model", family, masks)
         loaded = load(tmp_path / "model")
         assert same(small, loaded)
@@ -84,9 +87,7 @@ def test_a_model_that_answers_questions_comes_back(tmp_path):
     config = tiny("bert").module.config
     model = PrunableModel(AutoModelForQuestionAnswering.from_config(config), arch_of("bert"))
     masks = random_masks(model.shape, 1, 0.5)
-    task = Task(["question", "context"], None, ["f1"], "f1", 20, 64, windows={})
-    task = typed(Task, {**asdict(task), "windows": {}}, "")
-    save(tmp_path / "model", small := shrink(model, masks), masks, facts_of("bert", task), [])
+    save(tmp_path / "model", small := shrink(model, masks), masks, facts_of("bert", question_task()), [])
     assert torch.equal(logits_of(small, PADDED), logits_of(load(tmp_path / "model"), PADDED))
 
 
