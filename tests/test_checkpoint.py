@@ -457,6 +457,8 @@ def test_a_builder_that_a_folder_names_is_not_run(run_and_model, tmp_path, capsy
     shutil.copytree(run_and_model[1], model)
     edit(model, "prunebench.json", lambda facts: facts["task"].update(build="shutil.rmtree"))
     assert checkpoint.read(model).facts.task.build is None
+    assert measure._task("docstrings", PAIR).build == "bench.docstrings.build"
+    assert measure._task("mine", PAIR).build is None
     edit(model, "prunebench.json", lambda facts: facts.update(task_name="../task/docstrings"))
     code, _, err = measured(capsys, model, "latency.batch=1", "latency.length=4", "threads=1")
     assert (code, len(err.splitlines())) == (1, 1)
