@@ -8,7 +8,6 @@ Nothing in such a folder is unpickled or run: weights and masks are safetensors,
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -227,7 +226,10 @@ def read(path: str | Path) -> Saved:
     folder = place(path)
     if not folder.is_dir():
         raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}: name the folder of a saved model")
-    _check_files(folder)
+    try:
+        _check_files(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
     facts = _facts(folder / FACTS_FILE)
     masks = _masks(folder / MASKS_FILE)
     kept = _kept(masks, facts.arch)
@@ -299,15 +301,15 @@ def _facts(path: Path) -> Facts:
         raise UserError(f"{path} does not say its schema: it is not a saved model of ours")
     if schema > SCHEMA:
         raise UserError(f"{path} has schema {schema}, this prunebench reads up to {SCHEMA}: install a newer one")
-    if "${" in json.dumps(content):  # would be looked up in this process's environment
-        raise UserError(f"{path} holds ${{...}}, which a saved model never does")
     try:
+        if "${" in json.dumps(content):  # would be looked up in this process's environment
+            raise UserError("it holds ${...}, which a saved model never does")
         facts = typed(Facts, content, "")
         checks.check_task(facts.task_name, facts.task)
-    except UserError as error:
+    except (UserError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from error
     facts.task.build = None  # the name of code, which is not taken from a folder
-    if not re.fullmatch(r"[\w.-]+", facts.task_name):
+    if facts.task_name.startswith(".") or Path(facts.task_name).name != facts.task_name:  # data are looked for under it
         raise UserError(f"{path}: task_name={facts.task_name!r} is no name")
     if facts.attention not in ("eager", "sdpa") or (facts.kind, facts.outputs) != (facts.task.kind, facts.task.outputs):
         raise UserError(f"{path}: its attention, kind or outputs are not those of a task and model here")
@@ -333,7 +335,11 @@ def _config(path: Path, facts: Facts, masks: Masks) -> Any:
         raise UserError(f"{path} is of a {content.get('model_type')}, {FACTS_FILE} of a {facts.arch.model_type}")
     try:
         config: Any = type(AutoConfig.for_model(facts.arch.model_type)).from_dict(content)
-        sizes = (config.num_hidden_layers, getattr(config, facts.arch.heads), getattr(config, facts.arch.neurons))
+        sizes = (
+            getattr(config, "num_hidden_layers", len(masks.heads)),
+            getattr(config, facts.arch.heads),
+            getattr(config, facts.arch.neurons),
+        )
         outputs = config.num_labels
     except Exception as error:
         raise UserError(f"{path} is no config of a {facts.arch.model_type}: {first_line(error)}") from error

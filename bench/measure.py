@@ -70,7 +70,7 @@ def parse(words: Sequence[str]) -> Wanted:
 
 
 def _number(key: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit() and int(value) >= 1):
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= 1):
         raise UserError(f"{key}={value}: a whole number, at least 1")
     return int(value)
 

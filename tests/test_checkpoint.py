@@ -177,7 +177,7 @@ DAMAGE = {
     "unknown key": (lambda f: edit(f, "prunebench.json", lambda c: c.update(colour=2)), "unknown key 'colour'"),
     "missing key": (lambda f: edit(f, "prunebench.json", lambda c: c.pop("arch")), "arch"),
     "bad task": (lambda f: edit(f, "prunebench.json", lambda c: c["task"].update(score="bleu")), "score=bleu is not among its metrics"),
-    "environment": (lambda f: edit(f, "prunebench.json", lambda c: c.update(method="${oc.env:HOME}")), "holds ${...}"),
+    "environment": (lambda f: edit(f, "prunebench.json", lambda c: c.update(method="${oc.env:HOME}")), "it holds ${...}"),
     "code from elsewhere": (lambda f: edit(f, "prunebench.json", lambda c: c.update(attention="someone/kernel")), "its attention"),
     "other kind": (lambda f: edit(f, "prunebench.json", lambda c: c.update(outputs=3)), "its attention, kind or outputs"),
     "other paths": (lambda f: edit(f, "prunebench.json", lambda c: c["arch"].update(layers="bert.layers")), "do not fit"),
@@ -379,6 +379,7 @@ def test_saving_runs_again_and_changes_no_identity(run_and_model, bench, tmp_pat
     (tmp_path / "never.py").write_text(
         "from bench.method import Method, Skip\nclass Never(Method):\n    def prune(self, *_):\n        raise Skip('not today')\n"
     )
+    assert resolved("save=x").meaning() == resolved().meaning()
     stored, _ = run_and_model
     words = [f"hydra.searchpath=[file://{tmp_path}/conf]", f"results={stored.folder.parent.parent}", f"save={tmp_path / 'models'}"]
     done = bench("-m", *SMALL, *words, "method=magnitude,never", env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
