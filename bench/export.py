@@ -130,11 +130,11 @@ def read_program(file: Path) -> Forward:
     return lambda inputs: list(forward(**inputs))
 
 
-def write_onnx(module: "nn.Module", file: Path, positions: int, inputs: Inputs | None = None) -> None:
-    """As ONNX; with weights that one file cannot hold, these go into `<file>.data` beside it. `inputs`: an example."""
+def write_onnx(module: "nn.Module", file: Path, positions: int, inputs: Sequence[str] | None = None) -> None:
+    """As ONNX; with weights that one file cannot hold, these go into `<file>.data` beside it. `inputs`: not all of them."""
     import torch
 
-    example = dict(inputs or examples(module, [8, 5], positions))
+    example = {name: tensor for name, tensor in examples(module, [8, 5], positions).items() if inputs is None or name in inputs}
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     with _quiet(), torch.no_grad():
         torch.onnx.export(
@@ -174,7 +174,7 @@ def onnx_runner(module: "nn.Module", batch: Inputs, threads: int) -> Callable[[]
     config: Any = module.config
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        write_onnx(module, file, config.max_position_embeddings, {name: batch[name] for name in input_names(module) if name in batch})
+        write_onnx(module, file, config.max_position_embeddings, list(batch))
         session = _session(file, threads)  # reads all of it: the file may go
     given = {name: batch[name].numpy() for name in input_names(module) if name in batch}
 
