@@ -55,7 +55,8 @@ def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
     from bench.cell import resolve, run_cell
 
     choices = {group: job.runtime.choices.get(group) for group in GROUPS}
-    return run_cell(resolve(cfg, choices, _method_yaml(job, choices["method"]), overrides))
+    run = resolve(cfg, choices, _method_yaml(job, choices["method"]), overrides)
+    return run_cell(run, many=job.mode == RunMode.MULTIRUN)
 
 
 def _method_yaml(job: Any, name: str | None) -> dict[str, Any]:

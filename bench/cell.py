@@ -14,7 +14,7 @@ from bench.config import Keys, Model, Run, Task
 from bench.errors import UserError, first_line
 from bench.files import cache_folder
 from bench.method import Skip
-from bench.run import PROTOCOL, execute
+from bench.run import PROTOCOL, Done, execute
 from bench.stages import say
 
 NO_PATHS = ("results", "save", "model.path", "rerun", "hydra.")  # overrides that a record does not repeat
@@ -69,8 +69,8 @@ def _group(plain: dict[str, Any], group: str) -> dict[str, Any]:
     return given
 
 
-def run_cell(run: Run) -> Outcome:
-    """Answer from the store, or run and leave a record.
+def run_cell(run: Run, many: bool = False) -> Outcome:
+    """Answer from the store, or run and leave a record. `many`: the cell is one of a multirun.
 
     Raises:
         UserError: something the user can mend; nothing is written.
@@ -78,6 +78,7 @@ def run_cell(run: Run) -> Outcome:
     cache_folder()  # a wrong one is told before anything slow
     name = machine.machine_name(run.device)
     results = checks.check_results(run.keys.results, name)
+    saves = None if run.keys.save is None else checks.check_save(run.keys.save, results, many)
     if run.task.build and run.scored:  # takes long: what is missing is told before
         dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
@@ -87,7 +88,7 @@ def run_cell(run: Run) -> Outcome:
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["machine"] = {"name": name, "threads": run.threads}
     table = latency_table.kept(run, checkpoint) if checkpoint else None
-    if checkpoint and not run.keys.rerun and (table or run.keys.unit != "latency"):
+    if checkpoint and not run.keys.rerun and not saves and (table or run.keys.unit != "latency"):
         fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table)
         stored, reason = store.answer(results, fresh, run.threads, run.keys.latency)
         if stored:
@@ -95,14 +96,33 @@ def run_cell(run: Run) -> Outcome:
             return Outcome(stored.record["status"], stored.folder, stored.record["reason"])
         if reason:
             say(f"a stored record of this run does not answer it, {reason}: running it again")
-    return _run_and_store(run, task_data, checkpoint, fresh, results)
+    outcome, done = _run_and_store(run, task_data, checkpoint, fresh, results)
+    if saves and done and outcome.folder:
+        _save(run, done, outcome.folder, saves / outcome.folder.name if many else saves)
+    elif saves:
+        say(f"no model is saved: the run is {outcome.status}")
+    return outcome
 
 
-def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> Outcome:
+def _save(run: Run, done: Done, record: Path, target: Path) -> None:
+    from bench import checkpoint
+
+    facts = checkpoint.Facts.of(run, store.read(record).record)
+    files = [record / checks.RECORD_FILE, *checkpoint.tokenizer_files(done.checkpoint.folder)]
+    try:
+        checkpoint.save(target, done.small, done.masks, facts, files)
+    except UserError as error:
+        raise UserError(f"{error}; the run's record is {record}") from error
+    say(f"saved: {target}")
+
+
+def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> tuple[Outcome, Done | None]:
     arrays: dict[str, Any] = {"gold": task_data.validation.labels}
+    done = None
     start = time.perf_counter()
     try:
-        arrays = execute(run, task_data, checkpoint, fresh)
+        done = execute(run, task_data, checkpoint, fresh)
+        arrays = done.arrays
         fresh["status"] = "ok"
     except (UserError, KeyboardInterrupt):
         raise
@@ -114,4 +134,4 @@ def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: r
         say(f"the run failed: {type(error).__name__}: {first_line(error)}; the record has the traceback")
     fresh["seconds"]["total"] = time.perf_counter() - start
     folder = store.write(results, fresh, arrays)
-    return Outcome(fresh["status"], folder, fresh["reason"])
+    return Outcome(fresh["status"], folder, fresh["reason"]), done

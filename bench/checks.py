@@ -10,10 +10,14 @@ from typing import Any
 
 from bench import machine, plugin
 from bench.config import Keys, LatencyPlan, Model, ModelTuning, Task
+from bench.dense import EXTRA_FILES, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
 
 METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spearman"}, "span": {"exact_match", "f1"}}
+FACTS_FILE, CONFIG_FILE, RECORD_FILE = "prunebench.json", "config.json", "record.json"  # of a saved model
+WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
+SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
@@ -24,9 +28,8 @@ def check_keys(keys: Keys, device: str) -> None:
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
     _choice("latency", keys.latency.plan, {"none", "quick", "paper"})
     _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
-    for later in ("recover", "save"):
-        if getattr(keys, later) is not None:
-            raise UserError(f"{later}= is not there yet: leave it out")
+    if keys.recover is not None:
+        raise UserError("recover= is not there yet: leave it out")
     _demand("ratio", keys.ratio, 0 <= keys.ratio < 1, "the share to remove lies in [0, 1), for example ratio=0.5")
     _at_least_one("round_to", keys.round_to)
     _demand("seed", keys.seed, 0 <= keys.seed < 2**32, "a whole number from 0 to 2**32 - 1")
@@ -156,16 +159,54 @@ def _annotations(target: str) -> dict[str, set[str]]:
 
 def check_results(given: str, machine: str) -> Path:
     """The results folder and the machine's in it can be written, or made; nothing is made yet. Returns the former."""
+    root = _named_place("results", given)
+    _check_writable("results", given, place(root / machine, "results="))
+    return root
+
+
+def check_save(given: str, results: Path, many: bool) -> Path:
+    """The folder that `save=` names can be made, and is empty or holds an earlier saved model; nothing is made yet.
+
+    `many`: it is the folder of a multirun's models, each in a folder of its own. Returns it, links followed.
+    """
+    target = Path(os.path.realpath(_named_place("save", given)))
+    root = Path(os.path.realpath(results))
+    if target == root or target in root.parents or root in target.parents:
+        raise UserError(f"save={given}: models and records need folders of their own, and results= is {results}")
+    # to make a folder, or to put another in its place, what is above it is written to
+    _check_writable("save", given, target if many or not target.is_dir() else target.parent)
+    if not many:
+        check_free(target, f"save={given}")
+    elif (target / FACTS_FILE).exists():
+        raise UserError(f"save={given} is a saved model: a multirun makes a folder for each of its models, name another")
+    return target
+
+
+def check_free(target: Path, named: str) -> None:
+    """The folder is not there, or empty, or an earlier saved model and nothing else, which may be replaced."""
+    if not target.is_dir():
+        return
+    names = {path.name for path in target.iterdir()}
+    if names and FACTS_FILE not in names:
+        raise UserError(f"{named} holds other files: name a new folder, an empty one, or that of an earlier saved model")
+    if others := sorted(names - set(SAVED_FILES)):
+        raise UserError(f"{named} would be replaced, but holds {others[0]} beside the saved model: name another folder")
+
+
+def _named_place(key: str, given: str) -> Path:
     if not given.strip():
-        raise UserError("results= is empty: name a folder, or leave it out")
-    root = place(given, "results=")
-    above = place(root / machine, "results=")
+        raise UserError(f"{key}= is empty: name a folder, or leave it out")
+    return place(given, f"{key}=")
+
+
+def _check_writable(key: str, given: str, target: Path) -> None:
+    """The folder can be written, or made below what there is."""
+    above = target
     while not os.path.lexists(above):
         above = above.parent
-    named = f"results={given}: {'it' if above == root else above}"
+    named = f"{key}={given}: {'it' if above == place(given) else above}"
     if not above.is_dir():
         raise UserError(f"{named} is a file, not a folder")
     # the mode is asked as well: to root every folder looks writable
     if not os.access(above, os.W_OK | os.X_OK) or not above.stat().st_mode & 0o222:
         raise UserError(f"{named} is read-only")
-    return root

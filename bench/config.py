@@ -244,7 +244,7 @@ class Keys:
     round_to: int | None
     threads: int | None
     recover: Any
-    save: Any
+    save: str | None
     results: str
     rerun: bool
 

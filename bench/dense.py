@@ -140,7 +140,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if index.is_file():
-        shards = _json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(_plain_name(name) for name in shards.values()):
             raise UserError(f"{index} does not say which file holds which weight")
         return [folder / name for name in sorted(set(shards.values()))]
@@ -168,7 +168,7 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
     """
     if not (place(folder / "config.json").is_file()):
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != arch.model_type:
         raise UserError(f"{folder} is a {config.get('model_type')}, not a {arch.model_type}: another model= fits it")
     files = weight_files(folder)
@@ -178,7 +178,7 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
         raise UserError(f"{folder} has no tokenizer (tokenizer.json or a vocabulary)")
     shapes: dict[str, list[int]] = {}
     for file in files:
-        shapes |= _safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
+        shapes |= safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
     last = arch.span_head if spans else arch.head[-1]
     head = [shape for name, shape in shapes.items() if name.startswith(f"{last}.") and len(shape) == 2]
     if not shapes:  # a pickle says only on loading what it holds
@@ -189,7 +189,12 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
         raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -199,7 +204,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _safetensors_shapes(path: Path) -> dict[str, list[int]]:
+def safetensors_shapes(path: Path) -> dict[str, list[int]]:
     """Names and shapes from the header, whose offsets must agree with the shapes and end where the file ends."""
     damaged = UserError(f"{path} is damaged or truncated")
     try:

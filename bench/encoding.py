@@ -40,8 +40,8 @@ class Encoder:
 
         self.task = task
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self.positions = int(config.max_position_embeddings) - arch.position_offset
             self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))
             self.inputs = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]

@@ -4,7 +4,8 @@
 starts, so that a stored result or an error never waits for it.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from bench import machine
 from bench.config import Run
@@ -13,12 +14,27 @@ from bench.dense import Checkpoint
 from bench.record import Record, dense_section, pruned_section, run_id
 from bench.stages import collect, say, stage
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.masks import Masks
+
 PROTOCOL = 1
 MASK_ERROR_LIMIT = 1e-4
 
 
-def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Record) -> dict[str, Any]:
-    """Run one cell and fill its record section by section. Returns the arrays that are stored beside it."""
+@dataclass(frozen=True)
+class Done:
+    """What a run leaves beside its record: the arrays that are stored with it, and what `save=` keeps."""
+
+    arrays: dict[str, Any]
+    small: "nn.Module"
+    masks: "Masks"
+    checkpoint: Checkpoint
+
+
+def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Record) -> Done:
+    """Run one cell and fill its record section by section."""
     load = machine.load_per_core()
     machine.settle(run.threads)
     record["machine"] = machine.describe(run.device, run.threads, load)
@@ -86,8 +102,5 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
                 effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)
                 record["latency"]["rounding"] = {"to": run.keys.round_to, **effect}
         record["seconds"] |= seconds
-    return {
-        **score.arrays(before, after, data.validation),
-        "heads": masks.heads,
-        "neurons": masks.neurons,
-    }
+    arrays = score.arrays(before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
+    return Done(arrays, small, masks, checkpoint)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench import metrics, spans
-from bench.config import Run
+from bench.config import Run, Task
 from bench.data import Split
 from bench.dense import Checkpoint
 from bench.encoding import Encoder, Examples
@@ -123,17 +123,18 @@ def predict(module: nn.Module, encoder: Encoder, examples: Examples, device: str
 
 def score(run: Run, module: nn.Module, encoder: Encoder, examples: Examples) -> Score:
     """Metrics of a model on the examples of the whole evaluation split."""
-    return _measured(run, predict(module, encoder, examples, run.device), examples)
+    return measured(run.task, predict(module, encoder, examples, run.device), examples)
 
 
-def _measured(run: Run, logits: Logits, examples: Examples) -> Score:
+def measured(task: Task, logits: Logits, examples: Examples) -> Score:
+    """The metrics of a task from the logits of its examples."""
     if isinstance(examples, spans.Windows):
         answers = spans.read_answers(examples, logits)
         values = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
-        values = {name: values[name] for name in run.task.metrics}
-        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[run.task.score])
-    values = metrics.compute(run.task.metrics, logits, examples.split.labels)
-    return Score({"logits": logits}, values, values[run.task.score])
+        values = {name: values[name] for name in task.metrics}
+        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[task.score])
+    values = metrics.compute(task.metrics, logits, examples.split.labels)
+    return Score({"logits": logits}, values, values[task.score])
 
 
 def arrays(before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
@@ -166,7 +167,7 @@ def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder:
             keep_file(file, lambda out: np.save(out, logits))
         except OSError as error:
             say(f"the dense score is not cached: {error}")
-    result = _measured(run, logits, examples)
+    result = measured(run.task, logits, examples)
     if checkpoint.expected is not None and abs(result.score - checkpoint.expected) > 1:
         say(f"warning: the dense score is {result.score:.2f}, the model's card claims {checkpoint.expected:.2f}")
     return result

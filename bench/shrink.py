@@ -45,7 +45,9 @@ class OwnBias(nn.Module):
         super().__init__()
         self.attention = attention
         self.kept: Tensor
-        self.register_buffer("kept", torch.tensor(kept, device=next(attention.parameters()).device), persistent=False)
+        device = next(attention.parameters()).device
+        # of a model that has no weights yet this is real already: no file holds it
+        self.register_buffer("kept", torch.tensor(kept, device="cpu" if device.type == "meta" else device), persistent=False)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, **kwargs: Any) -> Any:
         """As the wrapped attention; bias [B, all heads, T, T], the same for every example."""
@@ -67,7 +69,7 @@ def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
             _drop(small, sublayer)
         elif kept.size < model.shape.units(sublayer):
             _slice(small, sublayer, masks, kept.tolist())
-    return small.module.requires_grad_(False)
+    return small.module.eval().requires_grad_(False)  # the stubs too
 
 
 @torch.no_grad()

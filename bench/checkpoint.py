@@ -1,0 +1,380 @@
+"""A pruned model as a folder: saved whole or not at all, loaded without the method and without the dense weights.
+
+    from bench.checkpoint import load
+    model = load("DIR")
+
+Nothing in such a folder is unpickled or run: weights and masks are safetensors, the rest is JSON (docs/saved.md).
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import bench
+from bench import checks
+from bench.checks import CONFIG_FILE, FACTS_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
+from bench.config import Arch, Run, Task, typed
+from bench.dense import EXTRA_FILES, TOKENIZER_FILES, read_json, safetensors_shapes
+from bench.errors import UserError, first_line
+from bench.files import digest, place
+from bench.masks import Masks
+from bench.model import PrunableModel
+from bench.record import Record
+from bench.shrink import shrink
+
+SCHEMA = 1
+
+
+@dataclass
+class Facts:
+    """What prunebench.json holds: all that a saved model needs beside its weights, its masks and transformers' config.
+
+    `heads`, `neurons`: units kept per layer; `kept_heads`: which heads, where the architecture has a position bias, of
+    which every layer takes its own heads' rows; `sha256`: of the weights and the masks.
+    """
+
+    schema: int
+    prunebench: str
+    id: str
+    method: str
+    task_name: str
+    model: str
+    unit: str
+    ratio: float
+    seed: int
+    kind: str
+    outputs: int
+    task: Task
+    arch: Arch
+    attention: str
+    heads: list[int] = field(default_factory=list)
+    neurons: list[int] = field(default_factory=list)
+    kept_heads: list[list[int]] | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(run: Run, record: Record) -> "Facts":
+        """Of a run that has ended; what is kept comes with the masks. No dotted path of code stays in the task."""
+        return Facts(
+            schema=SCHEMA,
+            prunebench=bench.__version__,
+            id=record["id"],
+            method=run.method,
+            task_name=run.task_name,
+            model=run.model_name,
+            unit=run.keys.unit,
+            ratio=run.keys.ratio,
+            seed=run.keys.seed,
+            kind=run.task.kind,
+            outputs=run.task.outputs,
+            task=replace(run.task, build=None),
+            arch=run.model.arch,
+            attention=run.model.attention,
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model without its weights, checked: facts, masks (factors included) and transformers' config."""
+
+    folder: Path
+    facts: Facts
+    masks: Masks
+    config: Any
+
+    @property
+    def positions(self) -> int:
+        """The most tokens that an example may have."""
+        return int(self.config.max_position_embeddings) - self.facts.arch.position_offset
+
+    def record(self) -> Record:
+        """The record of the run that made it.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        return read_json(self.folder / RECORD_FILE)
+
+
+def save(target: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path]) -> None:
+    """Write a shrunk model, float32, as the folder `target`: under a temporary name beside it, synced, read back, renamed.
+
+    `files` are copied as they are (the run's record, the tokenizer's files). An earlier saved model is replaced.
+
+    Raises:
+        UserError: the place cannot be written, or holds something else.
+    """
+    target = Path(os.path.realpath(target))
+    half: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
+        _fill(half, module, masks, facts, files)
+        if not same(module, load(half)):
+            raise RuntimeError("the pruned model does not come back from its file as it was, so it is not saved")
+        half.chmod(0o755)
+        _put(half, target)
+    except OSError as error:
+        raise UserError(f"cannot save the model as {target}: {error.strerror or first_line(error)}") from error
+    finally:
+        if half is not None:
+            shutil.rmtree(half, ignore_errors=True)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a transformers folder that its tokenizer is made from."""
+    return [folder / name for name in (*TOKENIZER_FILES, *EXTRA_FILES) if (folder / name).is_file()]
+
+
+def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path]) -> None:
+    # clones: of tensors that share memory, or are a view of a larger one, each gets its own
+    weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()}
+    safetensors.torch.save_file(weights, half / WEIGHTS_FILE, metadata={"format": "pt"})
+    safetensors.numpy.save_file({"heads": masks.heads, "neurons": masks.neurons}, half / MASKS_FILE)
+    for file in files:
+        shutil.copyfile(file, half / file.name)
+    config: Any = module.config
+    labels = facts.task.labels or [f"LABEL_{i}" for i in range(facts.outputs)]
+    named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}  # outputs are in the task's order
+    _write_json(half / CONFIG_FILE, {key: value for key, value in config.to_dict().items() if key != "_name_or_path"} | named)
+    kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in (WEIGHTS_FILE, MASKS_FILE)}}
+    _write_json(half / FACTS_FILE, asdict(replace(facts, **kept)))
+    for path in half.iterdir():
+        path.chmod(0o644)  # whatever the libraries and the copied files' modes are
+        _sync(path)
+    _sync(half)
+
+
+def _kept(masks: Masks, arch: Arch) -> dict[str, Any]:
+    heads = [np.flatnonzero(row).tolist() for row in masks.heads]
+    return {
+        "heads": [len(row) for row in heads],
+        "neurons": (masks.neurons != 0).sum(1).tolist(),
+        "kept_heads": heads if arch.position_bias else None,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put(half: Path, target: Path) -> None:
+    """Rename to the target; an earlier saved model there stays until the new one is whole."""
+    checks.check_free(target, f"save={target}")
+    old: Path | None = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
+        target.rename(old)  # onto an empty folder
+    try:
+        half.rename(target)
+        _sync(target.parent)
+    except OSError:
+        if old is not None and not target.exists():
+            old.rename(target)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load(path: str | Path) -> nn.Module:
+    """The saved model on the CPU: in eval mode, weights require no gradient, equal to the bit to the one that was saved.
+
+    `model(**tokenizer(text, return_tensors="pt")).logits` [B, outputs]; of questions `start_logits`, `end_logits` [B, T].
+
+    Raises:
+        UserError: one sentence for what is wrong with the folder.
+    """
+    saved = read(path)
+    module = structure(saved)
+    file = saved.folder / WEIGHTS_FILE
+    _check_tensors(file, module)
+    _check_digest(saved, WEIGHTS_FILE)
+    weights = _tensors(file, safetensors.torch.load_file)
+    if other := sorted({str(tensor.dtype) for tensor in weights.values()} - {"torch.float32"}):
+        raise UserError(f"{file} holds {other[0]}, a saved model has torch.float32 weights")
+    # clones: the file is mapped into memory, and may be replaced while the model is in use
+    module.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, strict=True, assign=True)
+    return module
+
+
+def read(path: str | Path) -> Saved:
+    """A saved model without its weights.
+
+    Raises:
+        UserError: one sentence for what is wrong with the folder.
+    """
+    folder = place(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}: name the folder of a saved model")
+    try:
+        _check_files(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
+    facts = _facts(folder / FACTS_FILE)
+    masks = _masks(folder / MASKS_FILE)
+    kept = _kept(masks, facts.arch)
+    if kept != {name: getattr(facts, name) for name in kept}:
+        raise UserError(f"{folder / MASKS_FILE} does not fit {FACTS_FILE}: they keep different units")
+    saved = Saved(folder, facts, masks, _config(folder / CONFIG_FILE, facts, masks))
+    _check_digest(saved, MASKS_FILE)
+    return saved
+
+
+def structure(saved: Saved) -> nn.Module:
+    """The shrunk model without weights: its parameters are on the meta device, its buffers are real.
+
+    Raises:
+        UserError: config, architecture and masks do not fit each other.
+    """
+    structural = Masks((saved.masks.heads != 0).astype(float), (saved.masks.neurons != 0).astype(float))
+    try:
+        with _without_weights():
+            dense = dense_module(saved)
+        return shrink(PrunableModel(dense, saved.facts.arch), structural)
+    except Exception as error:
+        raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error
+
+
+def dense_module(saved: Saved) -> nn.Module:
+    """A dense model of the same config, with new weights, in eval mode."""
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    kind = AutoModelForQuestionAnswering if saved.facts.kind == "span" else AutoModelForSequenceClassification
+    module: nn.Module = kind.from_config(
+        saved.config, attn_implementation=saved.facts.attention, dtype=torch.float32, trust_remote_code=False
+    )
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        yield
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same parameters and buffers, to the bit, wherever they lie."""
+    first, second = (_named(module) for module in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name].cpu(), second[name].cpu()) for name in first)
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / FACTS_FILE).is_file():
+        raise UserError(f"{folder} is not a saved model: it has no {FACTS_FILE}; python -m bench ... save=DIR makes one")
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".npz")]
+    for name in (CONFIG_FILE, WEIGHTS_FILE, MASKS_FILE):
+        if not (folder / name).is_file():
+            instead = f"; {pickles[0]} is not read, it may hold pickled code" if pickles else ""
+            raise UserError(f"{folder} is not a whole saved model: it has no {name}{instead}")
+
+
+def _facts(path: Path) -> Facts:
+    content = read_json(path)
+    schema = content.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise UserError(f"{path} does not say its schema: it is not a saved model of ours")
+    if schema > SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this prunebench reads up to {SCHEMA}: install a newer one")
+    try:
+        if "${" in json.dumps(content):  # would be looked up in this process's environment
+            raise UserError("it holds ${...}, which a saved model never does")
+        facts = typed(Facts, content, "")
+        checks.check_task(facts.task_name, facts.task)
+    except (UserError, RecursionError) as error:
+        raise UserError(f"{path}: {error}") from error
+    facts.task.build = None  # the name of code, which is not taken from a folder
+    if facts.task_name.startswith(".") or Path(facts.task_name).name != facts.task_name:  # data are looked for under it
+        raise UserError(f"{path}: task_name={facts.task_name!r} is no name")
+    if facts.attention not in ("eager", "sdpa") or (facts.kind, facts.outputs) != (facts.task.kind, facts.task.outputs):
+        raise UserError(f"{path}: its attention, kind or outputs are not those of a task and model here")
+    return facts
+
+
+def _masks(path: Path) -> Masks:
+    shapes = safetensors_shapes(path)
+    if sorted(shapes) != ["heads", "neurons"] or any(len(shape) != 2 for shape in shapes.values()):
+        raise UserError(f"{path} does not hold heads [L, H] and neurons [L, I]")
+    arrays = _tensors(path, safetensors.numpy.load_file)
+    if any(array.dtype != np.float64 or not np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"{path} does not hold finite float64 numbers")
+    return Masks(**arrays)
+
+
+def _config(path: Path, facts: Facts, masks: Masks) -> Any:
+    """transformers' config of the dense model, of the sizes that the masks have. No code that it may name is run."""
+    from transformers import AutoConfig
+
+    content = read_json(path)
+    if content.get("model_type") != facts.arch.model_type:
+        raise UserError(f"{path} is of a {content.get('model_type')}, {FACTS_FILE} of a {facts.arch.model_type}")
+    try:
+        config: Any = type(AutoConfig.for_model(facts.arch.model_type)).from_dict(content)
+        sizes = (
+            getattr(config, "num_hidden_layers", len(masks.heads)),
+            getattr(config, facts.arch.heads),
+            getattr(config, facts.arch.neurons),
+        )
+        outputs = config.num_labels
+    except Exception as error:
+        raise UserError(f"{path} is no config of a {facts.arch.model_type}: {first_line(error)}") from error
+    (layers, heads), (rows, neurons) = masks.heads.shape, masks.neurons.shape
+    if sizes != (layers, heads, neurons) or layers != rows:
+        raise UserError(f"{path.with_name(MASKS_FILE)} has {layers} layers of {heads} heads and {neurons} neurons, {CONFIG_FILE} {sizes}")
+    if outputs != facts.outputs:
+        raise UserError(f"{path} has {outputs} outputs, the task {facts.task_name} {facts.outputs}")
+    return config
+
+
+def _check_tensors(file: Path, module: nn.Module) -> None:
+    found = safetensors_shapes(file)
+    wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise UserError(f"{file} lacks {_few(missing)}")
+    if surplus := sorted(found.keys() - wanted.keys()):
+        raise UserError(f"{file} holds {_few(surplus)}, which the pruned model does not have")
+    if wrong := sorted(name for name in wanted if found[name] != wanted[name]):
+        name = wrong[0]
+        raise UserError(f"{file}: {name} has shape {found[name]}, the pruned model needs {wanted[name]}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
+
+
+def _check_digest(saved: Saved, name: str) -> None:
+    if digest(saved.folder / name) != saved.facts.sha256.get(name):
+        raise UserError(f"{saved.folder / name} is damaged, or not the file that was saved: its SHA-256 is not the one in {FACTS_FILE}")
+
+
+def _tensors(path: Path, reader: Any) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = reader(path)
+    except Exception as error:  # whatever the library raises for a damaged file
+        raise UserError(f"{path} is damaged or truncated") from error
+    return found
