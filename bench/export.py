@@ -162,10 +162,10 @@ def read_onnx(file: Path, threads: int | None = None) -> Forward:
     ]
 
 
-def onnx_runner(module: "nn.Module", batch: Inputs, threads: int) -> Callable[[], None]:
-    """A function that runs one forward pass of a float32 model on the CPU in onnxruntime, on so many threads.
+def onnx_runner(module: "nn.Module", names: Sequence[str], threads: int) -> Callable[[Inputs], Callable[[], Any]]:
+    """A float32 model in onnxruntime on the CPU, on so many threads: of a batch, a function that runs one forward pass.
 
-    `batch` holds the inputs [B, T]. The export is that of `export`, batch and length free.
+    `names` are those of the inputs [B, T] that batches will have. The export is that of `export`, batch and length free.
 
     Raises:
         UserError: the packages for ONNX are not there, or torch cannot export the model.
@@ -174,14 +174,14 @@ def onnx_runner(module: "nn.Module", batch: Inputs, threads: int) -> Callable[[]
     config: Any = module.config
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        write_onnx(module, file, config.max_position_embeddings, list(batch))
+        write_onnx(module, file, config.max_position_embeddings, list(names))
         session = _session(file, threads)  # reads all of it: the file may go
-    given = {name: batch[name].numpy() for name in input_names(module) if name in batch}
 
-    def run() -> None:
-        session.run(None, given)
+    def prepared(batch: Inputs) -> Callable[[], Any]:
+        given = {name: batch[name].numpy() for name in input_names(module) if name in names}
+        return lambda: session.run(None, given)
 
-    return run
+    return prepared
 
 
 def _session(file: Path, threads: int | None) -> Any:

@@ -96,7 +96,7 @@ def _eager(model: Callable[..., Any]) -> Runner:
 def _onnx(model: nn.Module) -> Runner:
     from bench.export import onnx_runner
 
-    return lambda batch: onnx_runner(model, batch, torch.get_num_threads())
+    return onnx_runner(model, ["input_ids", "attention_mask"], torch.get_num_threads())
 
 
 def _measured(point: Point, runners: list[Runner] | str, model: nn.Module, plan: LatencyPlan, device: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from bench import data, machine
 from bench.config import LatencyPlan, Task, typed
 from bench.errors import UserError, first_line, nearest
 from bench.files import CONF
+from bench.record import has_random_weights
+from bench.show import number
 from bench.stages import say
 
 if TYPE_CHECKING:
@@ -94,18 +96,20 @@ def measure(wanted: Wanted) -> list[list[str]]:
     machine.hush()
     saved = checkpoint.read(wanted.folder)
     record = saved.record()
+    recorded = _recorded(record)
     plan = _plan(wanted, saved)
     module = checkpoint.load(wanted.folder).to(wanted.device)
     facts = saved.facts
     say(f"{facts.method} on {facts.task_name} {facts.model}, {facts.unit} {facts.ratio:g}, seed {facts.seed}")
+    score = "-"
     try:
-        score = f"{_score(saved, record, module, wanted.device):.2f}"
+        if not has_random_weights(record):
+            score = f"{_score(saved, record, module, wanted.device):.2f}"
     except UserError as error:
         say(f"no score: {error}")
-        score = "-"
     dense = checkpoint.dense_module(saved).to(wanted.device)
     timed = latency.compare(dense, module, plan, saved.positions, wanted.device)["headline"]
-    return [_recorded(record), ["now", score, *_timing(timed), machine.machine_name(wanted.device)]]
+    return [recorded, ["now", score, *_timing(timed), machine.machine_name(wanted.device)]]
 
 
 def _plan(wanted: Wanted, saved: "Saved") -> LatencyPlan:
@@ -140,9 +144,9 @@ def _task(name: str, task: Task) -> Task:
 
 def _recorded(record: dict[str, Any]) -> list[str]:
     try:
-        score = f"{record['pruned']['score']:.2f}"
+        score = number(record["pruned"]["score"], ".2f")
         return ["recorded", score, *_timing(record["latency"]["headline"]), record["machine"]["name"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"record.json is not the record of a run: {type(error).__name__}: {first_line(error)}") from error
 
 

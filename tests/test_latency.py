@@ -152,6 +152,14 @@ def test_a_point_that_fails_is_a_point_with_a_note(pair, monkeypatch):
     assert found["grid"][1]["note"] == "RuntimeError: no compiler"
 
 
+def test_onnx_is_a_mode_of_its_own(pair):
+    pytest.importorskip("onnxscript")
+    plan = replace(SHORT, batches=[2], lengths=[8], dtypes=["float32"], modes=["onnx"])
+    point = latency.compare(pair[0].module, pair[1], plan, 40, "cpu")["grid"][1]
+    assert (point["mode"], point["note"]) == ("onnx", None)
+    assert point["dense_ms"] > 0
+
+
 def test_a_point_longer_than_the_models_positions_is_refused():
     with pytest.raises(UserError, match=r"latency.lengths=\[8, 64\]: the model has 40 positions, leave 64 out"):
         latency.check(replace(SHORT, lengths=[8, 64]), 40)
