@@ -85,6 +85,10 @@ def test_duplicates_are_reported_for_every_method():
     shares = {name: contract.kept_of_duplicates(maker(name)) for name in METHODS}
     assert shares["dense"] is None
     assert all(share is None or 0 <= share <= 1 for share in shares.values())
+    # as docs/methods.md tells: only what looks at units together, or at nothing, tells equal units apart
+    assert shares["kprune"] == shares["magnitude"] == shares["taylor"] == 0
+    assert shares["kwon"] > 0.15 > shares["kwon-no-rearrangement"]
+    assert shares["random"] > 0.4
 
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 10.0, 32)
