@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 TASK ?= docstrings
 MODEL ?= minilm
+SHAPES ?= minilm,distilbert-base,bert-base
 METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning bench-speed show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -48,6 +49,11 @@ grid-base: setup  ## the size of the papers' BERT-base (many hours; resumable)
 bench-pruning: setup  ## what pruning costs here: passes, seconds per stage, peak memory (TASK=docstrings MODEL=minilm)
 	$(BIN)/python -m bench -m method=$(METHODS) task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-pruning
 	$(BIN)/python -m bench.show --pruning build/bench-pruning
+
+bench-speed: setup  ## how fast shapes get here, dense against shrunk: random weights, uniform masks (SHAPES=minilm,bert-base)
+	$(BIN)/python -m bench -m method=magnitude model=$(SHAPES) model.weights=random ratio=0.25,0.5,0.75,0.9 \
+	 latency=paper 'latency.batches=[]' calibration.tokens=2000 results=build/bench-speed
+	$(BIN)/python -m bench.show --speed build/bench-speed
 
 show: setup  ## the stored records as a table
 	$(BIN)/python -m bench.show results

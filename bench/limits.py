@@ -27,19 +27,30 @@ LAUNCH, CLOSE = 0.5, 0.9  # from which share on operators' issuing limits; what 
 
 
 def explain(dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
-    """The record's `latency.limits`: bounds of the speedup, shares of the time, and the verdict in words."""
-    length = min(plan.length, positions)
-    batch = inputs(dense.module, plan.batch, length, device)
+    """The record's `latency.limits`: bounds of the speedup, shares of the time, and the verdict in words.
+
+    `alone` holds the same for one example at a time, where the plan's grid has that.
+    """
     say("timing what limits the speedup")
+    twins = [dense.module, pruned, native(pruned), _emptied(dense)]
+    bare = skeleton(dense, masks).to(device)
+    length = min(plan.length, positions)
+    flops = Budget.of(dense.shape, "flops", 0, length)
+    kept = flops.cost(masks) / flops.total
+
+    def at(batch: int) -> dict[str, Any]:
+        given = inputs(dense.module, batch, length, device)
+        timers = [forward(twin, given, device) for twin in twins]
+        timers.append(forward(bare, inputs(bare, 1, WIDTH_OF_SKELETON, device), device))
+        rounds = replace(plan, min_rounds=plan.floor_rounds, width=None)
+        return {"batch": batch, "length": length, **summary(alternate(timers, rounds, warm_up=1).T, kept)}
+
+    return {**at(plan.batch), "alone": at(1) if 1 in plan.batches and plan.batch > 1 else None}
+
+
+def _emptied(dense: PrunableModel) -> nn.Module:
     shape = dense.shape
-    empty = shrink(dense, Masks(np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.neurons))))
-    small = skeleton(dense, masks).to(device)
-    few = inputs(small, 1, WIDTH_OF_SKELETON, device)
-    timers = [forward(module, batch, device) for module in (dense.module, pruned, native(pruned), empty)]
-    rounds = replace(plan, min_rounds=plan.floor_rounds, width=None)
-    times = alternate([*timers, forward(small, few, device)], rounds, warm_up=1).T
-    flops = Budget.of(shape, "flops", 0, length)
-    return summary(times, flops.cost(masks) / flops.total)
+    return shrink(dense, Masks(np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.neurons))))
 
 
 def summary(times: np.ndarray, kept: float) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             record["latency"] |= latency.compare(dense.module, small, plan, positions, run.device)
             if plan.limits and record["latency"]["headline"]:
                 record["latency"]["limits"] = limits.explain(dense, masks, small, plan, positions, run.device)
-            if run.keys.round_to and plan.plan != "none":
+            if run.keys.round_to and record["latency"]["headline"]:
                 unrounded = shrink.shrink(pruned.model, pruned.masks)
                 effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)
                 record["latency"]["rounding"] = {"to": run.keys.round_to, **effect}

@@ -59,6 +59,36 @@ COST_HEADER = ["method", "task, model", "ratio", "tokens", "precision", "passes"
 COST_DISPENSABLE = ["precision", "tokens", "ratio", "a pass"]
 
 
+def speed_rows(record: Record) -> list[list[str]]:
+    """What was timed, for one record: a row for every point; for the headline also what limits it (docs/protocol.md)."""
+    timing, rows = record["latency"], []
+    for i, point in enumerate(timing["grid"]):
+        limits = (timing.get("limits") or {}) if i == 0 else {}
+        launch = limits.get("launch_share")
+        native = (limits.get("native_over_pruned") or {}).get("speedup")
+        rows.append(
+            [
+                record["method"]["name"],
+                f"{record['model']}" + " (random)" * has_random_weights(record),
+                f"{record['ratio']:g}",
+                f"{point['batch']} x {point['length']}",
+                f"{point['dtype']} {point['mode']}",
+                number(point["dense_ms"], ".1f", " ms"),
+                number(point["pruned_ms"], ".1f", " ms"),
+                f"{point['speedup']:.2f} [{point['low']:.2f}, {point['high']:.2f}]" if point["speedup"] else point.get("note") or "-",
+                number(limits.get("flops_bound"), ".2f"),
+                number(limits.get("bound_with_fixed"), ".2f"),
+                number(native, ".2f"),
+                number(launch and 100 * launch, ".0f", " %"),
+            ]
+        )
+    return rows
+
+
+SPEED_HEADER = ["method", "model", "ratio", "batch", "as", "dense", "pruned", "speedup", "FLOPs", "+ fixed", "native", "launch"]
+SPEED_DISPENSABLE = ["dense", "pruned", "FLOPs", "launch"]
+
+
 def number(value: float | None, form: str, unit: str = "") -> str:
     """A number for people; - where there is none."""
     return "-" if value is None else f"{value:{form}}{unit}"
@@ -112,11 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
-    costs = "--pruning" in words
-    words = [word for word in words if word != "--pruning"]
+    costs, speeds = "--pruning" in words, "--speed" in words
+    words = [word for word in words if word not in ("--pruning", "--speed")]
     if "-h" in words or "--help" in words:
-        print("python -m bench.show [--pruning] [FOLDER ...]   stored records as a table (default: results)")
+        print("python -m bench.show [--pruning | --speed] [FOLDER ...]   stored records as a table (default: results)")
         print("  --pruning   what pruning cost: passes, seconds by stage, peak memory")
+        print("  --speed     what was timed: every point; the speedup that FLOPs and fixed work allow; native over shrunk")
         return 0
     found: list[Stored] = []
     for folder in map(Path, words or [os.environ.get("BENCH_RESULTS", "results")]):
@@ -136,7 +167,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in machines:  # timings of different machines never share a table
         print(f"machine {name}")
         here = sorted((entry for entry in found if entry.record["machine"]["name"] == name), key=_order)
-        if costs:
+        if speeds:
+            print_table([cells for entry in here for cells in speed_rows(entry.record)], SPEED_HEADER, SPEED_DISPENSABLE)
+        elif costs:
             print_table([cost_row(entry.record) for entry in here], COST_HEADER, COST_DISPENSABLE)
         else:
             show(here)

@@ -171,7 +171,8 @@ def test_what_limits_a_speedup_is_measured_on_every_family(family):
     masks = Masks.ones(model.shape)
     masks.heads[0], masks.heads[1, 1:], masks.neurons[:, 20:], masks.neurons[2] = 0.0, 0.0, 0.0, 0.0
     small = shrink(model, masks)
-    found = limits.explain(model, masks, small, SHORT, 38, "cpu")
+    found = limits.explain(model, masks, small, replace(SHORT, batches=[1]), 38, "cpu")
+    assert (found["batch"], found["alone"]["batch"]) == (4, 1)
     assert 1 < found["bound_with_fixed"] < found["flops_bound"]
     assert 0 < found["fixed_share"] < 1
     assert 0 < found["launch_share"] <= 1
