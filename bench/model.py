@@ -155,11 +155,10 @@ class PrunableModel:
     def output(self, hidden: Tensor, context: Context) -> Tensor:
         """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone; of starts
         and ends [B, T, 2]."""
-        with torch.autocast(self.device.type, enabled=False):  # losses compare logits that hardly differ
-            if self.spans:
-                logits = context.pad(self.module.get_submodule(self.arch.span_head)(hidden))
-                return logits if context.mask is None else logits.masked_fill(~context.mask[:, 0, 0, :, None], NEVER)
-            return self._classify(hidden[context.first][:, None])
+        if self.spans:
+            logits = context.pad(self.module.get_submodule(self.arch.span_head)(hidden))
+            return logits if context.mask is None else logits.masked_fill(~context.mask[:, 0, 0, :, None], NEVER)
+        return self._classify(hidden[context.first][:, None])
 
     def _classify(self, hidden: Tensor) -> Tensor:
         for step in self.arch.head:
@@ -191,7 +190,7 @@ class PrunableModel:
         Gradients reach the factors where they ask for them.
         """
         hooks = [
-            self.projection(sublayer).register_forward_pre_hook(lambda _, args, factor=factor: (args[0] * factor,))
+            self.projection(sublayer).register_forward_pre_hook(lambda _, args, factor=factor: (args[0] * factor.to(args[0].dtype),))
             for sublayer, factor in columns.items()
         ]
         try:

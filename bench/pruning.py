@@ -15,6 +15,7 @@ from bench.budget import Budget
 from bench.calibration import Calibration
 from bench.config import Run
 from bench.errors import UserError, first_line
+from bench.half import bf16_layers
 from bench.machine import OtherWork
 from bench.masks import Masks
 from bench.memory import peak_memory
@@ -58,20 +59,21 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
 
     A pass (forward and backward of the dense model over the calibration set, gradients of the masks only) is timed
     half before and half after, so that a drifting machine cancels; in fp32 whatever the precision, since it is the unit.
-    With precision bf16 the method's float32 matrix products are computed in bfloat16 (autocast); float64 ones stay.
+    With precision bf16 the model's layers compute in bfloat16, forward and backward (bench.half); what a method computes
+    itself from their values is in float32 at the least.
     """
     model = dense.copy()
     seen = calibration if method.labels else calibration.without_labels()
     halves = _sample(calibration)
-    bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-    with bf16:
+    bf16 = precision == "bf16"
+    with bf16_layers(dense, bf16):
         _warm_up(dense, halves[0][:WARM_UP_BATCHES])
     timed = _time_batches(dense, halves[0])
     gc.collect()
     with peak_memory(model.device) as peak, collect() as stages:
         synchronize()
         others, start = OtherWork(), time.perf_counter()
-        with torch.set_grad_enabled(method.gradients), bf16, _repeatable_attention(model.device):
+        with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16), _repeatable_attention(model.device):
             masks = method.prune(model, seen, budget)
         synchronize()
         seconds = time.perf_counter() - start

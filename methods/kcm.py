@@ -84,8 +84,7 @@ class KCM(Method):
         layers = range(model.shape.layers)
         ranks = torch.ones(model.shape.layers, model.shape.neurons, dtype=torch.float64)
         if self.representative:
-            with torch.autocast(model.device.type, enabled=False):  # a fixed point needs more than bf16's eight bits
-                found = [representative(self._vectors(model, layer), self.sigma, self.alpha) for layer in progress(layers, "R2, layers")]
+            found = [representative(self._vectors(model, layer), self.sigma, self.alpha) for layer in progress(layers, "R2, layers")]
             ranks *= torch.stack([values.double().cpu() for values, _, _ in found])
             iterations, effective_ranks = (" ".join(f"{part[i]:.0f}" for part in found) for i in (1, 2))
             self.notes.append(f"R2 iterations per layer: {iterations}")

@@ -150,19 +150,20 @@ def test_cores_are_those_of_the_container(monkeypatch):
 
 
 class Watched(Method):
-    """Notes the precision of a product of float32 and of float64 matrices, and of the logits."""
+    """Notes the precision of a layer's product, of float32 and of float64 matrices, and of the logits."""
 
     def prune(self, model, sample, budget):
         x = torch.ones(2, 2)
         logits = model.forward(sample.batches[0])
-        self.notes += [str((x @ x).dtype), str((x.double() @ x.double()).dtype), str(logits.dtype)]
+        layer = model.projection(0)(torch.ones(1, model.shape.hidden))
+        self.notes += [str(part.dtype).removeprefix("torch.") for part in (layer, x @ x, x.double() @ x.double(), logits)]
         return Masks.ones(model.shape)
 
 
-@pytest.mark.parametrize(("precision", "product"), [("fp32", "torch.float32"), ("bf16", "torch.bfloat16")])
-def test_precision_is_that_of_prunings_float32_products_alone(precision, product):
+@pytest.mark.parametrize(("precision", "product"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_precision_is_that_of_the_layers_while_pruning_alone(precision, product):
     model = tiny("bert", dtype=torch.float32)
     budget = Budget.of(model.shape, "flops", 0.0, 8.0)
     result = pruning.prune(Watched(), model, calibration([batch([5, 5])]), budget, precision)
-    assert result.cost["notes"][:3] == [product, "torch.float64", "torch.float32"]
-    assert not torch.is_autocast_enabled("cpu")
+    assert result.cost["notes"][:4] == [product, "float32", "float64", "float32"]
+    assert model.projection(0)(torch.ones(1, model.shape.hidden)).dtype == torch.float32

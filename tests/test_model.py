@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.contract import FAMILIES, batch, tiny
+from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.model import inputs_of
 from bench.shrink import mask_error, shrink
@@ -146,9 +147,40 @@ def test_labels_never_reach_the_model():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_pieces_run_in_bf16_under_autocast(family):
+def test_the_pieces_run_in_bf16(family):
     model = tiny(family, dtype=torch.float32)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), bf16_layers(model):
         found = composed(model, PADDED)
     assert found.dtype == torch.float32
+    assert not torch.equal(found, model(PADDED))
     assert torch.allclose(found, model(PADDED), atol=0.1 * float(model(PADDED).abs().max()))
+
+
+def test_bf16_follows_weights_that_change_and_leaves_nothing_behind():
+    model = tiny("bert", dtype=torch.float32)
+    projection, x = model.projection(1), torch.ones(3, model.shape.neurons)
+    with torch.no_grad(), bf16_layers(model):
+        before = projection(x)
+        copied = model.copy().projection(1)
+        projection.weight[:, :5] = 0.0
+        after, other = projection(x), copied(x)
+    assert before.dtype == torch.bfloat16
+    assert torch.equal(before, other), "a copy goes on with its own weights"
+    assert torch.allclose(after.float(), projection(x), atol=0.05)
+    assert not torch.allclose(after, before, atol=0.05)
+    assert type(projection) is torch.nn.Linear
+    assert "_half" not in projection.__dict__
+    with bf16_layers(model, enabled=False):
+        assert projection(x).dtype == torch.float32
+
+
+def test_gradients_of_masks_in_bf16_are_those_of_float32_within_its_precision():
+    model = tiny("bert", dtype=torch.float32)
+    found = []
+    for enabled in (False, True):
+        factors = {s: torch.ones_like(model.projection(s).weight[0], requires_grad=True) for s in range(model.shape.sublayers)}
+        with bf16_layers(model, enabled), model.masked(factors):
+            loss = model.forward(PADDED).square().mean()
+        found.append(torch.cat(torch.autograd.grad(loss, list(factors.values()))))
+    assert found[1].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
