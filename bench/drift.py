@@ -54,7 +54,7 @@ def measure(repeats: int) -> dict[str, Any]:
 def main() -> int:
     """Measure and write the numbers as JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.drift", description="how far repeated timings scatter, sequential and paired")
-    parser.add_argument("out", type=Path, nargs="?", default=Path("results/timing.json"))
+    parser.add_argument("out", type=Path, nargs="?", default=Path("docs/timing.json"))
     parser.add_argument("--repeats", type=int, default=60)
     given = parser.parse_args()
     content = json.dumps(measure(given.repeats), indent=1) + "\n"

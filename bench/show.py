@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,7 @@ def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]
     from rich.table import Table
 
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    limited = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    width = max(40, shutil.get_terminal_size().columns) if limited else max(100, sum(widths) + 2 * len(widths))
+    width = _terminal() or max(100, sum(widths) + 2 * len(widths))
     shown, left_out = list(range(len(header))), []
     for name in dispensable:
         if sum(widths[i] + 2 for i in shown) <= width:
@@ -120,11 +120,17 @@ def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]
         print(f"left out, this terminal is narrow: {', '.join(left_out)}")
 
 
+def _terminal() -> int | None:
+    """The terminal's width, where there is one."""
+    limited = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return max(40, shutil.get_terminal_size().columns) if limited else None
+
+
 def show(stored: list[Stored]) -> None:
     """Print records as the table of results."""
     print_table([row(entry.record) for entry in stored], HEADER, DISPENSABLE)
     if len(stored) == 1 and (limits := stored[0].record["latency"].get("limits")):
-        print(f"what limits the speedup: {limits['verdict']}")
+        print(textwrap.fill(f"what limits the speedup: {limits['verdict']}", min(100, _terminal() or 100)))
     reasons = {(entry.record["method"]["name"], last_line(entry.record["reason"])) for entry in stored if entry.record["reason"]}
     for name, reason in sorted(reasons):
         print(f"{name}: {reason}")

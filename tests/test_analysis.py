@@ -16,6 +16,7 @@ def stored(folder, seed=0, method="magnitude", score=70.0, status="ok", load=0.0
     entry["calibration"]["tokens"] = 100_020
     entry["machine"] |= {"load": load}
     entry["dense"] |= {"score": 80.0}
+    entry["latency"]["headline"] |= {"speedup": 2.0}
     entry["pruned"] |= {"score": score, "metrics": {"accuracy": score, "f1": 50.0}}
     entry["prune"] |= {"seconds": 8.0 + seed, "passes": 2.0 + seed, "notes": list(notes)}
     gold = np.arange(200) % 2

@@ -78,7 +78,7 @@ ERRORS = [
     (["save="], "save= is empty: name a folder"),
     (["save=results/model"], "models and records need folders of their own"),
     (["recover=x"], "recover= is not there yet"),
-    (["model.weights=rnd"], "model.weights=rnd; choose from random"),
+    (["model.weights=rnd"], "model.weights=rnd; did you mean 'random'?"),
     (["model.weights=random", "model.base.shape=null"], "model minilm: base.shape=None: model.weights=random needs"),
     (["latency.batches=[0]"], "latency.batches=[0]: more than 0"),
     (["latency.modes=[compiled]"], "latency.modes=compiled; did you mean 'compile'?"),
@@ -440,7 +440,8 @@ def test_a_methods_yaml_has_every_field(name):
     defaults = {field.name: field.default for field in dataclasses.fields(found) if field.init}
     assert list(fields) == list(defaults)
     assert {key: type(value) for key, value in fields.items()} == {key: type(value) for key, value in defaults.items()}
-    found(**fields)
+    if name != "replay":  # which needs a record
+        found(**fields)
 
 
 def test_every_method_has_a_yaml_with_its_defaults():

@@ -55,13 +55,13 @@ def test_a_slope_is_never_negative():
 def test_every_number_of_heads_is_timed_on_a_short_model(family, monkeypatch):
     """The clock is replaced by the number of parameters: more units, more seconds, and the model is as it was."""
     model = tiny(family, dtype=torch.float32)
-    from bench import latency
+    from bench import timing
 
     def parameters(module, batch, device):
         module(**batch)
         return lambda: float(sum(p.numel() for p in module.parameters()))
 
-    monkeypatch.setattr(latency, "timer", parameters)
+    monkeypatch.setattr(timing, "forward", parameters)
     run = run_of()
     run = replace(run, keys=replace(run.keys, unit="latency", latency=replace(run.keys.latency, batch=2, length=8)))
     table = latency_table.measure(run, model, positions=38)
