@@ -28,9 +28,9 @@ from bench.checks import CONFIG_FILE, FACTS_FILE, MASKS_FILE, RECORD_FILE, WEIGH
 from bench.config import Arch, Run, Task, typed
 from bench.dense import EXTRA_FILES, TOKENIZER_FILES, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
-from bench.files import digest, place
+from bench.files import digest, place, sync
 from bench.masks import Masks
-from bench.model import PrunableModel
+from bench.model import PrunableModel, auto_class
 from bench.record import Record
 from bench.shrink import shrink
 
@@ -153,8 +153,8 @@ def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequ
     _write_json(half / FACTS_FILE, asdict(replace(facts, **kept)))
     for path in half.iterdir():
         path.chmod(0o644)  # whatever the libraries and the copied files' modes are
-        _sync(path)
-    _sync(half)
+        sync(path)
+    sync(half)
 
 
 def _kept(masks: Masks, arch: Arch) -> dict[str, Any]:
@@ -170,14 +170,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _put(half: Path, target: Path) -> None:
     """Rename to the target; an earlier saved model there stays until the new one is whole."""
     checks.check_free(target, f"save={target}")
@@ -187,7 +179,7 @@ def _put(half: Path, target: Path) -> None:
         target.rename(old)  # onto an empty folder
     try:
         half.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError:
         if old is not None and not target.exists():
             old.rename(target)
@@ -257,10 +249,7 @@ def structure(saved: Saved) -> nn.Module:
 
 def dense_module(saved: Saved) -> nn.Module:
     """A dense model of the same config, with new weights, in eval mode."""
-    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
-
-    kind = AutoModelForQuestionAnswering if saved.facts.kind == "span" else AutoModelForSequenceClassification
-    module: nn.Module = kind.from_config(
+    module: nn.Module = auto_class(saved.facts.kind).from_config(
         saved.config, attn_implementation=saved.facts.attention, dtype=torch.float32, trust_remote_code=False
     )
     return module.eval().requires_grad_(False)

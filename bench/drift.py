@@ -28,7 +28,7 @@ def measure(repeats: int) -> dict[str, Any]:
     from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.shrink import shrink
-    from bench.timing import alternate, forward, inputs
+    from bench.timing import Ratio, alternate, forward, inputs
 
     machine.settle(machine.usable_cores())
     torch.manual_seed(0)
@@ -46,8 +46,7 @@ def measure(repeats: int) -> dict[str, Any]:
         found["seconds"].append(round(time.perf_counter() - start, 2))
         one, other = (np.median(alternate([timer], plan, warm_up=1)) for timer in timers)
         found["sequential"].append(round(float(one / other), 4))
-        times = alternate(timers, plan, warm_up=1)
-        found["paired"].append(round(float(np.median(times[:, 0] / times[:, 1])), 4))
+        found["paired"].append(round(Ratio.of(*alternate(timers, plan, warm_up=1).T).speedup, 4))
     return {"machine": machine.machine_name("cpu"), "batch": BATCH, "length": LENGTH, "rounds": ROUNDS, **found}
 
 

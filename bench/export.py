@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, first_line
-from bench.files import place
+from bench.files import place, sync
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,7 @@ def export(folder: str | Path, out: str | Path) -> tuple[float, list[Path]]:
         # what a file refers to comes first
         files = sorted(Path(half).iterdir(), key=lambda path: path == file)
         for path in files:
-            _sync(path)
+            sync(path)
             path.chmod(0o644)
             os.replace(path, target.parent / path.name)
     return difference, [target.parent / path.name for path in reversed(files)]
@@ -249,11 +249,6 @@ def _quiet() -> Iterator[None]:
         raise UserError(f"torch cannot export this model: {type(error).__name__}: {first_line(error)}") from error
     finally:
         logging.disable(before)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -105,3 +105,12 @@ def keep_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(half, path)
+
+
+def sync(path: Path) -> None:
+    """What has been written to a file, or the names in a folder, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

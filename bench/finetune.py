@@ -19,6 +19,7 @@ from bench.encoding import Encoder, Examples, Rows
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
 from bench.machine import has_bf16
+from bench.model import auto_class
 from bench.stages import progress, say
 
 SEED = 0
@@ -176,14 +177,7 @@ def _random_base(model: Model) -> Path:
 def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) -> None:
     """Write a random model, with the head of a task where one is named, and its tokenizer of characters as a transformers
     folder; `facts` are fields of its config and `type`."""
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForQuestionAnswering,
-        AutoModelForSequenceClassification,
-        BertTokenizer,
-        set_seed,
-    )
+    from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
 
     letters = string.ascii_lowercase + string.digits + string.punctuation
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
@@ -195,5 +189,4 @@ def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) 
         fields["num_labels"] = task.outputs
     config = AutoConfig.for_model(facts["type"], **fields)
     set_seed(SEED)
-    headed = AutoModelForQuestionAnswering if task and task.kind == "span" else AutoModelForSequenceClassification
-    (headed if task else AutoModel).from_config(config).save_pretrained(folder)
+    (auto_class(task.kind) if task else AutoModel).from_config(config).save_pretrained(folder)

@@ -232,3 +232,10 @@ def places_of(lengths: Sequence[int], device: torch.device | str) -> Tensor:
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """What of a batch a transformers model takes."""
     return {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
+
+
+def auto_class(kind: str) -> Any:
+    """transformers' class of models for a kind of task (bench.config.Task.kind)."""
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    return AutoModelForQuestionAnswering if kind == "span" else AutoModelForSequenceClassification

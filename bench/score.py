@@ -18,7 +18,7 @@ from bench.dense import Checkpoint
 from bench.encoding import Encoder, Examples
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, keep_file
-from bench.model import NEVER, PrunableModel, logits_of
+from bench.model import NEVER, PrunableModel, auto_class, logits_of
 from bench.stages import progress, say
 
 BATCH = 32
@@ -56,11 +56,8 @@ def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
     Raises:
         UserError: transformers cannot load it.
     """
-    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
-
-    kind = AutoModelForQuestionAnswering if run.task.kind == "span" else AutoModelForSequenceClassification
     try:
-        module, info = kind.from_pretrained(
+        module, info = auto_class(run.task.kind).from_pretrained(
             folder,
             num_labels=run.task.outputs,
             dtype=torch.float32,
