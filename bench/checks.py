@@ -44,7 +44,8 @@ def _check_latency(plan: LatencyPlan, device: str) -> None:
     """Numbers are more than 0, words are known, and the device has units for the precisions that are asked for."""
     for name, value in asdict(plan).items():
         for number in value if isinstance(value, list) else [value]:
-            _demand(f"latency.{name}", value, isinstance(number, str | None) or number > 0 or name == "limits", "more than 0")
+            unbounded = isinstance(number, str | None) or name == "limits" or (name == "energy_seconds" and number == 0)
+            _demand(f"latency.{name}", value, unbounded or number > 0, "more than 0")
     for mode in plan.modes:
         _choice("latency.modes", mode, {"eager", "compile", "onnx"})
     for dtype in plan.dtypes or ():

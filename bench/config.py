@@ -203,7 +203,8 @@ class LatencyPlan:
     The headline is the point (`batch`, `length`), eager and in float32. All combinations of the lists come after it;
     `dtypes` null: what the device has units for. A point takes at least `min_rounds` and `min_seconds`, goes on until
     the 95 % interval is no wider than the share `width` of the speedup, where that is asked for, and ends at
-    `max_seconds`, though never before `floor_rounds`. `limits`: whether the headline is taken apart (bench.limits).
+    `max_seconds`, though never before `floor_rounds`. `energy_seconds`: for how long a model runs while a GPU counts its
+    energy; 0: not counted. `limits`: whether the headline is taken apart (bench.limits).
     """
 
     plan: str
@@ -218,6 +219,7 @@ class LatencyPlan:
     max_seconds: float = 60.0
     floor_rounds: int = 5
     width: float | None = None
+    energy_seconds: float = 1.0
     limits: bool = True
 
     def points(self, device: str) -> list[Point]:

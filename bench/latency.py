@@ -18,7 +18,6 @@ from bench.memory import peak_memory
 from bench.stages import progress, say
 from bench.timing import Ratio, Seconds, alternate, inputs, timer
 
-ENERGY_SECONDS = 1.0  # for which a model runs while its energy is counted
 MEASURED = ("rounds", "dense_ms", "pruned_ms", "dense_ms_p10_p90", "pruned_ms_p10_p90", "speedup", "low", "high")
 BESIDE = ("dense_per_second", "pruned_per_second", "dense_peak_bytes", "pruned_peak_bytes", "dense_joules", "pruned_joules")
 
@@ -121,7 +120,7 @@ def _timed(point: Point, runners: list[Runner], model: nn.Module, plan: LatencyP
     works = [make(batch) for make in runners]
     times = alternate([timer(work, device) for work in works], plan)
     memory = [_peak(work, device) for work in works]
-    joules = [_joules(work, point.batch, device) for work in works]
+    joules = [_joules(work, point.batch, plan.energy_seconds, device) for work in works]
     medians = np.median(times, axis=0)
     return {
         "rounds": len(times),
@@ -157,14 +156,14 @@ def _peak(work: Callable[[], Any], device: str) -> int:
 
 
 @torch.no_grad()
-def _joules(work: Callable[[], Any], samples: int, device: str) -> float | None:
-    """Energy of a sample, where the GPU counts it."""
-    before = nvml.energy() if device == "cuda" else None
+def _joules(work: Callable[[], Any], samples: int, wanted: float, device: str) -> float | None:
+    """Energy of a sample over so many seconds, where the GPU counts it."""
+    before = nvml.energy() if device == "cuda" and wanted else None
     if before is None:
         return None
     once = timer(work, device)
     spent = rounds = 0.0
-    while spent < ENERGY_SECONDS:
+    while spent < wanted:
         spent += once()
         rounds += 1
     after = nvml.energy()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -50,6 +51,30 @@ def test_a_method_keeps_the_contract(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_keeps_the_contract_on_a_gpu(name):
     contract.check_method(maker(name), "cuda")
+
+
+def waits(make: Callable[[], Method], batches: int) -> int:
+    """How often a GPU is waited for while a method prunes with so many batches, all alike."""
+    model, method = contract.tiny(dtype=torch.float32), make()
+    model.module.to("cuda")
+    one = {name: tensor.to("cuda") for name, tensor in contract.batch([9, 4, 1, 7]).items()}
+    sample = contract.calibration([one] * batches)
+    budget = Budget.of(model.shape, "flops", 0.5, contract.LENGTH)
+    with warnings.catch_warnings(record=True) as told, torch.set_grad_enabled(method.gradients):
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            method.prune(model, sample if method.labels else sample.without_labels(), budget)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in told)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_is_not_waited_for_batch_by_batch(name):
+    few, more = (waits(maker(name), batches) for batches in (6, 18))
+    assert more - few < 12, f"{few} waits with 6 batches, {more} with 18"
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ZERO])

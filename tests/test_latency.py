@@ -230,8 +230,9 @@ def test_energy_is_counted_for_each_sample(monkeypatch):
     used = iter([100.0, 130.0])
     monkeypatch.setattr(nvml, "energy", lambda: next(used))
     monkeypatch.setattr(latency, "timer", lambda work, device: lambda: 0.25)
-    assert latency._joules(lambda: None, 5, "cuda") == 30 / (4 * 5)
-    assert latency._joules(lambda: None, 5, "cpu") is None
+    assert latency._joules(lambda: None, 5, 1.0, "cuda") == 30 / (4 * 5)
+    assert latency._joules(lambda: None, 5, 0.0, "cuda") is None, "not asked for"
+    assert latency._joules(lambda: None, 5, 1.0, "cpu") is None
 
 
 def test_the_precisions_of_a_cpu_are_those_of_its_flags(monkeypatch):
