@@ -2,27 +2,33 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from bench.config import CalibrationPlan, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
-from bench.model import Batch, places_of
+from bench.model import NOT_INPUTS, Batch, places_of
 
 CHUNK = 1024  # examples tokenised at a time
-MICRO_TOKENS = {"cpu": 384, "cuda": 16384}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
+MICRO_TOKENS = {"cpu": 384, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a method may look at: batches in drawing order (labels only where it declares them), and its randomness.
 
-    `parts` holds every batch once more, cut into micro-batches of examples of similar length: less padding, less memory.
-    What is a sum over a batch is the sum over its parts. `rows` are the positions among train's examples, `tokens` counts
-    real tokens. `kind` is what the task asks for, as in bench.config.Task: labels are class indices [B] (classification),
-    numbers [B] (regression), or the tokens of start and end [B, 2] (span).
+    `parts` holds the batches once more as groups of micro-batches of about the size that suits the device: one batch in
+    several, cut by length (less padding, less memory), or several batches in one (a GPU is not kept waiting). What is a
+    sum over a group's batches is the sum over its parts. A part's `shares` [B] are its examples' shares of their batch's
+    mean, its `owners` [batches, tokens] say with 1 and 0 which batch a token belongs to, where it holds several.
+    `rows` are the positions among train's examples, `tokens` counts real tokens. `kind` is what the task asks for, as in
+    bench.config.Task: labels are class indices [B] (classification), numbers [B] (regression), or the tokens of start and
+    end [B, 2] (span).
     """
 
     batches: list[Batch]
@@ -52,8 +58,43 @@ def _unlabelled(batches: list[Batch]) -> list[Batch]:
     return [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in batches]
 
 
-def split(batch: Batch, tokens: int) -> list[Batch]:
-    """Micro-batches of at most so many real tokens (or one example), the shortest examples first."""
+def grouped(batches: Sequence[Batch], tokens: int) -> list[list[Batch]]:
+    """`parts` of a calibration sample, of at most so many real tokens each (or one example)."""
+    sizes = [int(batch["attention_mask"].sum()) for batch in batches]
+    runs: list[list[int]] = []
+    for i, size in enumerate(sizes):
+        if not runs or sum(sizes[other] for other in runs[-1]) + size > tokens:
+            runs.append([])
+        runs[-1].append(i)
+    return [[_joined([batches[i] for i in run])] if len(run) > 1 else _split(batches[run[0]], tokens) for run in runs]
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    """Several batches as one part."""
+    longest = max(batch["attention_mask"].shape[1] for batch in batches)
+    names = [name for name in batches[0] if name != "places"]
+    part = {name: torch.cat([_padded(name, batch[name], longest) for batch in batches]) for name in names}
+    lengths = [batch["attention_mask"].sum(1).tolist() for batch in batches]
+    device = part["attention_mask"].device
+    tokens = torch.tensor([sum(own) for own in lengths], device=device)
+    return {
+        **part,
+        "places": places_of(list(itertools.chain.from_iterable(lengths)), device),
+        "shares": torch.cat([_shares(len(own), len(own), device) for own in lengths]),
+        "owners": torch.eye(len(batches), device=device).repeat_interleave(tokens, 1),
+    }
+
+
+def _padded(name: str, tensor: Tensor, length: int) -> Tensor:
+    return tensor if name in NOT_INPUTS else F.pad(tensor, (0, length - tensor.shape[1]))
+
+
+def _shares(examples: int, of: int, device: torch.device) -> Tensor:
+    return torch.full((examples,), 1 / of, dtype=torch.float64, device=device)
+
+
+def _split(batch: Batch, tokens: int) -> list[Batch]:
+    """One batch as micro-batches, the shortest examples first."""
     lengths = batch["attention_mask"].sum(1).tolist()
     chunks: list[list[int]] = [[]]
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
@@ -67,8 +108,8 @@ def _cut(batch: Batch, rows: list[int], lengths: list[int]) -> Batch:
     longest, mask = max(lengths), batch["attention_mask"]
     picked = torch.tensor(rows, device=mask.device)
     part = {name: tensor.index_select(0, picked) for name, tensor in batch.items() if name != "places"}
-    part = {name: tensor[:, :longest].contiguous() if tensor.shape[1:] == mask.shape[1:] else tensor for name, tensor in part.items()}
-    return {**part, "places": places_of(lengths, mask.device)}
+    part = {name: tensor if name in NOT_INPUTS else tensor[:, :longest].contiguous() for name, tensor in part.items()}
+    return {**part, "places": places_of(lengths, mask.device), "shares": _shares(len(rows), len(mask), mask.device)}
 
 
 def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder, seed: int, device: str) -> Calibration:
@@ -81,7 +122,7 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
     labels = examples.labels(rows)
     starts = range(0, len(rows), plan.batch)
     batches = [encoder.batch(taken[i : i + plan.batch], labels[i : i + plan.batch], device) for i in starts]
-    parts = [split(batch, MICRO_TOKENS["cuda" if device == "cuda" else "cpu"]) for batch in batches]
+    parts = grouped(batches, MICRO_TOKENS["cuda" if device == "cuda" else "cpu"])
     content = hashlib.sha256(rows.astype("<i8").tobytes())
     for example in taken:
         content.update(np.asarray(example["input_ids"], "<i8").tobytes())

@@ -16,12 +16,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench.budget import Budget, Scores
-from bench.calibration import Calibration, split
+from bench.calibration import Calibration, grouped
 from bench.config import Arch, typed
 from bench.files import CONF
 from bench.masks import Masks
 from bench.method import Method, Scorer, Skip
 from bench.model import Batch, PrunableModel
+from bench.pruning import repeatable
 from bench.shrink import mask_error, shrink
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -70,13 +71,12 @@ def batch(lengths: list[int], seed: int = 0, regression: bool = False, classes: 
     return {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask, "labels": labels}
 
 
-def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0) -> Calibration:
-    """Batches as the calibration sample of a run."""
+def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12) -> Calibration:
+    """Batches as the calibration sample of a run, in micro-batches of at most so many tokens."""
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
     kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
-    parts = [split(one, 12) for one in batches]
-    return Calibration(list[Batch](batches), parts, np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
+    return Calibration(list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
 
 
 def check_method(make: Make, device: str = "cpu") -> None:
@@ -117,7 +117,7 @@ def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks |
     budget = Budget.of(model.shape, "flops", ratio, LENGTH)
     with _nothing_left_behind(model, where):
         try:
-            with torch.set_grad_enabled(method.gradients):
+            with torch.set_grad_enabled(method.gradients), repeatable(model.device):
                 masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
             reason = None
         except Skip as skip:

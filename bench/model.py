@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,58 @@ from bench.config import Arch
 from bench.masks import Masks, Shape
 
 # input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B] or [B, 2], where asked for; `places` [tokens]: where
-# the real tokens lie in the flattened batch, known to whoever has padded it, so that no GPU has to be waited for
+# the real tokens lie in the flattened batch, known to whoever has padded it, so that no GPU has to be waited for; of
+# micro-batches also `shares` [B] and perhaps `owners` [batches, tokens], see bench.calibration
 Batch = Mapping[str, Tensor]
-NOT_INPUTS = ("labels", "places")
+NOT_INPUTS = ("labels", "places", "shares", "owners")
 NEVER = -1e4  # logit of a padded token as the start or end of an answer
+
+
+class _Pad(torch.autograd.Function):
+    """Rows from packed to padded; both ways are gathers, which are fast and give the same numbers twice on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, index: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return packed.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.index_select(0, index), None, None
+
+
+class _Pack(torch.autograd.Function):
+    """Rows from padded to packed; padding gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, index: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(slots, mask)
+        return padded.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        slots, mask = ctx.saved_tensors
+        padding = ~mask.view(-1, *[1] * (gradient.ndim - 1))
+        return gradient.index_select(0, slots).masked_fill_(padding, 0), None, None, None
+
+
+class _Probe(torch.autograd.Function):
+    """x [rows, columns] as it is; the gradient of a factor of one for every (batch, column): sums of x times gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ones: Tensor, owners: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.owners, ctx.dtype = owners, ones.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (x,) = ctx.saved_tensors
+        product = x * gradient
+        if ctx.owners is None:
+            return gradient, product.sum(0, keepdim=True, dtype=ctx.dtype), None
+        return gradient, (ctx.owners.to(product) @ product).to(ctx.dtype), None
 
 
 @dataclass(frozen=True)
@@ -26,15 +74,19 @@ class Context:
     """Where the real tokens of a padded batch lie, and what attention needs beside the hidden state.
 
     Hidden states are packed: [tokens, d] holds the real tokens of a batch, example after example. `size` is (B, T);
-    `index` [tokens] their places in the padded batch, flattened, None where there is no padding; `first` [B] the rows of
-    the examples' first tokens; `mask` bool [B, 1, 1, T]; `bias` [1, H, T, T] what is added to the attention scores.
+    `first` [B] the rows of the examples' first tokens; `bias` [1, H, T, T] what is added to the attention scores;
+    `owners` [batches, tokens] which of several batches a token belongs to. Where there is padding, `index` [tokens] are
+    the tokens' places in the padded batch, flattened, `slots` [B T] the places' tokens (any for padding), `mask` is bool
+    [B, 1, 1, T]; else they are None.
     """
 
     size: tuple[int, int]
-    index: Tensor | None
     first: Tensor
-    mask: Tensor | None
-    bias: Tensor | None
+    index: Tensor | None = None
+    slots: Tensor | None = None
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+    owners: Tensor | None = None
 
     @staticmethod
     def of(inputs: Batch, bias: Tensor | None = None) -> "Context":
@@ -43,26 +95,29 @@ class Context:
         batch, length = attention_mask.shape
         index = inputs["places"] if "places" in inputs else attention_mask.flatten().nonzero().flatten()
         lengths = attention_mask.sum(1)
+        plain = Context((batch, length), lengths.cumsum(0) - lengths, bias=bias, owners=inputs.get("owners"))
         if len(index) == batch * length:
-            return Context((batch, length), None, lengths.cumsum(0) - lengths, None, bias)
-        return Context((batch, length), index, lengths.cumsum(0) - lengths, attention_mask.bool()[:, None, None, :], bias)
+            return plain
+        slots = (attention_mask.flatten().cumsum(0) - 1).clamp_min(0)
+        return replace(plain, index=index, slots=slots, mask=attention_mask.bool()[:, None, None, :])
 
     def narrowed(self) -> "Context":
         """For the first tokens alone, [B, d]: all that a classifier reads after the last attention."""
         batch = len(self.first)
-        return Context((batch, 1), None, torch.arange(batch, device=self.first.device), None, None)
+        owners = None if self.owners is None else self.owners.index_select(1, self.first)
+        return Context((batch, 1), torch.arange(batch, device=self.first.device), owners=owners)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[tokens, ...] to [B, T, ...], zeros at the padding."""
+        """[tokens, ...] to [B, T, ...]; what is at the padding is finite and gets no gradient."""
         batch, length = self.size
         if self.index is not None:
-            packed = packed.new_zeros(batch * length, *packed.shape[1:]).index_copy(0, self.index, packed)
+            packed = _Pad.apply(packed, self.index, self.slots)  # type: ignore[no-untyped-call]
         return packed.view(batch, length, *packed.shape[1:])
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, ...] to [tokens, ...]."""
         flat = padded.flatten(0, 1)
-        return flat if self.index is None else flat.index_select(0, self.index)
+        return flat if self.index is None else _Pack.apply(flat, self.index, self.slots, self.mask)  # type: ignore[no-untyped-call]
 
     def attend(self, dtype: torch.dtype) -> Tensor | None:
         """What selects from (bool) or is added to the attention scores, broadcast to [B, H, T, T]."""
@@ -172,7 +227,10 @@ class PrunableModel:
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, outputs] or [B, T, 2], computed piece by piece on the real tokens alone."""
-        hidden, context = self.embed(batch)
+        return self.run(*self.embed(batch))
+
+    def run(self, hidden: Tensor, context: Context) -> Tensor:
+        """The same from the hidden state [tokens, d] below the first sub-layer."""
         for sublayer in range(self.shape.sublayers):
             if self.reads_first_tokens(sublayer):
                 hidden, context = hidden[context.first], context.narrowed()
@@ -198,6 +256,24 @@ class PrunableModel:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def ones(self, part: Batch, first: int = 0) -> dict[int, Tensor]:
+        """For `probed`: leaf tensors of ones [batches, columns] for the sub-layers from `first` on."""
+        batches = len(part["owners"]) if "owners" in part else 1
+        weights = {s: self.projection(s).weight for s in range(first, self.shape.sublayers)}
+        return {s: weight.new_ones(batches, weight.shape[1]).requires_grad_() for s, weight in weights.items()}
+
+    @contextmanager
+    def probed(self, ones: Mapping[int, Tensor], context: Context) -> Iterator[None]:
+        """Within it, gradients reach `ones[s]` [batches, columns], which stand for factors of one on the inputs of the
+        named sub-layers' output projections, for each batch of a micro-batch with this context its own."""
+        narrow = context.narrowed()
+        with ExitStack() as hooks:
+            for s, one in ones.items():
+                owners = (narrow if self.reads_first_tokens(s) else context).owners
+                probe = lambda _, args, one=one, owners=owners: (_Probe.apply(args[0], one, owners),)  # type: ignore[no-untyped-call]  # noqa: E731
+                hooks.callback(self.projection(s).register_forward_pre_hook(probe).remove)
+            yield
 
     def columns(self, masks: Masks) -> dict[int, Tensor]:
         """Masks as factors of columns on the model's device and in its precision, for `masked`."""

@@ -1,9 +1,10 @@
 """The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
 
 import gc
+import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     with peak_memory(model.device) as peak, collect() as stages:
         synchronize()
         others, start = OtherWork(), time.perf_counter()
-        with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16), _repeatable_attention(model.device):
+        with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16), repeatable(model.device):
             masks = method.prune(model, seen, budget)
         synchronize()
         seconds = time.perf_counter() - start
@@ -104,11 +105,20 @@ def _warm_up(dense: PrunableModel, batches: list[Batch]) -> None:
     torch.linalg.cholesky_ex(matrix @ matrix)
 
 
-def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a GPU attention kernels whose backward pass gives the same numbers twice; a CPU has no others."""
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU operations that give the same numbers twice, or raise a RuntimeError where there are none; a CPU has no others."""
     if device.type != "cuda":
-        return nullcontext()
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+        yield
+        return
+    before = torch.is_deterministic_algorithms_warn_only_enabled() if torch.are_deterministic_algorithms_enabled() else None
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
+    try:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before is not None, warn_only=bool(before))
 
 
 def _sample(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:

@@ -11,7 +11,6 @@ from bench.calibration import Calibration
 from bench.masks import Floats
 from bench.model import PrunableModel
 from bench.stages import progress
-from methods.states import factors_of
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,31 @@ class Gradients:
         return Scores((self.heads**2).sum(0), (self.neurons**2).sum(0))
 
 
-def task_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """The ordinary loss of the task, mean over the batch: squared error, cross-entropy, or the mean of start's and end's."""
-    return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype)) if kind == "regression" else F.cross_entropy(logits, labels)
+def task_losses(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """The ordinary loss of the task for each example [B]: squared error, cross-entropy, or the mean of start's and end's."""
+    if kind == "regression":
+        return (logits.squeeze(-1) - labels.to(logits.dtype)).square()
+    if kind == "classification":
+        return F.cross_entropy(logits, labels, reduction="none")
+    by_place = logits.transpose(1, 2).flatten(0, 1)  # [2 B, T]: all starts and ends
+    return F.cross_entropy(by_place, labels.flatten(), reduction="none").view(-1, 2).mean(1)
 
 
 def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients:
     """One forward and backward pass over the set, gradients of the masks only."""
-    shape = model.shape
-    like = model.projection(0).weight
+    shape, like = model.shape, model.projection(0).weight
     kept: list[list[Tensor]] = [[], []]
-    for batch, parts in zip(progress(calibration.batches, "Fisher information"), calibration.parts, strict=True):
-        gradients = [torch.zeros(shape.units(s), dtype=torch.float64, device=like.device) for s in range(shape.sublayers)]
+    for parts in progress(calibration.parts, "Fisher information"):
+        ones = model.ones(parts[0])
+        gradients = [torch.zeros(len(one), shape.units(s), dtype=torch.float64, device=like.device) for s, one in ones.items()]
         for part in parts:
-            units = [torch.ones(shape.units(s), dtype=like.dtype, device=like.device, requires_grad=True) for s in range(shape.sublayers)]
-            with model.masked({s: factors_of(model, s, unit) for s, unit in enumerate(units)}):
-                loss = task_loss(model.forward(part), part["labels"], calibration.kind)
-            share = len(part["labels"]) / len(batch["labels"])  # the loss is a mean over the batch
-            for total, gradient in zip(gradients, torch.autograd.grad(loss * share, units), strict=True):
-                total += gradient
+            hidden, context = model.embed(part)
+            with model.probed(ones, context):
+                losses = task_losses(model.run(hidden, context), part["labels"], calibration.kind)
+            found = torch.autograd.grad(losses @ part["shares"].to(losses), list(ones.values()))
+            for total, gradient in zip(gradients, found, strict=True):
+                total += gradient.view(*total.shape, -1).sum(2)
         for kind in (0, 1):
-            kept[kind].append(torch.stack(gradients[kind::2]))
-    heads, neurons = (torch.stack(parts).cpu().numpy() for parts in kept)
+            kept[kind].append(torch.stack(gradients[kind::2], 1))
+    heads, neurons = (torch.cat(parts).cpu().numpy() for parts in kept)
     return Gradients(heads, neurons)

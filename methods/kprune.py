@@ -108,7 +108,8 @@ class Knowledge:
         self.method, self.model, self.calibration = method, model, calibration
         self.teacher_logits: list[Tensor] = []
         counts = np.cumsum([0, *(len(parts) for parts in calibration.parts)]).tolist()
-        self.groups = [range(start, end) for start, end in itertools.pairwise(counts)]  # the parts of each batch
+        self.groups = [range(start, end) for start, end in itertools.pairwise(counts)]
+        self.parts = calibration.all_parts
         self.weight_squares = [
             model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
         ]  # above the current sub-layer every weight is still the dense one
@@ -125,19 +126,20 @@ class Knowledge:
         squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
         backward = s > 0 and method.lambda_pred > 0
         for indices in self.groups:
-            gradients = [torch.zeros_like(total) for total in predictive]
+            ones = model.ones(self.parts[indices[0]], s) if backward else {}
+            gradients = [torch.zeros_like(one, dtype=torch.float64) for one in ones.values()]
             for i in indices:
-                ones = {t: torch.ones_like(model.projection(t).weight[0], requires_grad=backward) for t in above}
-                logits = self._forward(student.hidden[i], student.contexts[i], ones, squares)
+                logits = self._forward(student.hidden[i], student.contexts[i], s, ones, squares)
                 if s == 0:
                     self.teacher_logits.append(logits)
                 if not backward:
                     continue
-                loss = self._loss(logits, self.teacher_logits[i], [self.teacher_logits[other] for other in indices])
+                losses = self._losses(logits, self.teacher_logits[i], student.contexts[i], [self.teacher_logits[j] for j in indices])
+                loss = losses @ self.parts[i]["shares"].to(losses)
                 for total, gradient in zip(gradients, torch.autograd.grad(loss, list(ones.values())), strict=True):
                     total += gradient
-            for j, t in enumerate(above):
-                predictive[j] += self._squared(gradients[j], t)
+            for total, gradient, t in zip(predictive, gradients, above if backward else (), strict=False):
+                total += self._squared(gradient, t)
         n, tokens = self.calibration.examples, self.calibration.tokens
         lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
         result = []
@@ -149,11 +151,11 @@ class Knowledge:
             result.append((factor * units).cpu().numpy())
         return result
 
-    def _forward(self, hidden: Tensor, context: Context, ones: dict[int, Tensor], squares: list[Tensor]) -> Tensor:
-        """Logits from the hidden state below the first of the masks `ones`; sums of x² are added to `squares`."""
+    def _forward(self, hidden: Tensor, context: Context, s: int, ones: dict[int, Tensor], squares: list[Tensor]) -> Tensor:
+        """Logits from the hidden state below sub-layer s; sums of x² are added to `squares`."""
         model = self.model
-        with model.masked(ones):
-            for total, t in zip(squares, ones, strict=True):
+        with model.probed(ones, context):
+            for t, total in enumerate(squares, s):
                 if model.reads_first_tokens(t):
                     with torch.no_grad():  # representational knowledge counts all tokens, the loss depends on the first
                         total += widened(model.features(t, hidden, context)[0]).square().sum(0)
@@ -165,24 +167,33 @@ class Knowledge:
             return model.output(hidden, context)
 
     def _squared(self, gradient: Tensor, sublayer: int) -> Tensor:
-        """Squared gradients per column; with head_gradient=head every column gets its head's."""
+        """Squares of gradients [batches, columns], summed over the batches; with head_gradient=head every column gets its
+        head's."""
         if self.method.head_gradient == "column" or sublayer % 2:
-            return gradient.square()
-        heads = gradient.view(self.model.shape.heads, -1).sum(1).square()
+            return gradient.square().sum(0)
+        heads = gradient.view(len(gradient), self.model.shape.heads, -1).sum(2).square().sum(0)
         return heads.repeat_interleave(self.model.shape.head_dim)
 
-    def _loss(self, logits: Tensor, target: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """A part's share of its batch's loss: T^2 KL(teacher || student) averaged over the batch (of start and end their
-        mean); for a regression the squared error of the logits. `targets`: the teacher's logits of all parts of the batch."""
-        examples = sum(len(part) for part in targets)
+    def _losses(self, logits: Tensor, target: Tensor, context: Context, targets: Sequence[Tensor]) -> Tensor:
+        """The loss of every example [B]: T^2 KL(teacher || student), of start and end their mean; for a regression the
+        squared error of the logits. `targets`: the teacher's logits of all parts of the group."""
         if self.calibration.kind == "regression":
-            if self.method.legacy_broadcast:  # [B, 1] - [B]: every example with every other
-                return (logits - torch.cat(list(targets)).flatten()).square().sum() / examples**2
-            return (logits - target).square().sum() / examples
+            if self.method.legacy_broadcast:  # [B, 1] - [B]: every example with every other of its batch
+                return _mean_square_of_pairs(logits, torch.cat(list(targets)), context.narrowed().owners)
+            return (logits - target).square().sum(1)
         t = self.method.temperature
         student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
-        distributions = examples * logits[0, 0].numel()
-        return t * t * F.kl_div(student, teacher, reduction="sum", log_target=True) / distributions
+        divergences = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+        return t * t * divergences.view(len(logits), -1).mean(1)
+
+
+def _mean_square_of_pairs(logits: Tensor, targets: Tensor, owners: Tensor | None) -> Tensor:
+    """Mean of (logit - target)² over the targets of an example's batch [B]; logits [B, 1], targets [N, 1]."""
+    pairs = (logits - targets.flatten()).square()
+    if owners is None:
+        return pairs.mean(1)
+    of_one_batch = (owners.T @ owners).to(pairs)
+    return (pairs * of_one_batch).sum(1) / of_one_batch.sum(1)
 
 
 def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float) -> float:

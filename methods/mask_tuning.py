@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.calibration import Calibration
-from bench.masks import Floats, Masks
+from bench.masks import Masks
 from bench.model import PrunableModel
 from bench.stages import progress
 from methods.gram import add_gram, symmetric
@@ -45,9 +45,9 @@ def tune_masks(
         if s in sublayers and kept.size:
             unmasked = s % 2 == 1 and ffn_teacher == "full"
             a, b = normal_equations(model, s, kept, teacher_factors, unmasked, teacher, student)
-            if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
                 return tuned, f"mask tuning stopped at sub-layer {s}: its equations are not finite"
-            factors = solve_damped(a, b)
+            factors = solve_damped(a, b).cpu().numpy()
             if s % 2 == 0:
                 factors = factors[:-1]  # of the column of ones
             if np.abs(factors).max() > LIMIT or not np.isfinite(factors).all():
@@ -62,7 +62,7 @@ def tune_masks(
 @torch.no_grad()
 def normal_equations(
     model: PrunableModel, s: int, kept: np.ndarray, teacher_factors: Tensor, unmasked: bool, teacher: States, student: States
-) -> tuple[Floats, Floats]:
+) -> tuple[Tensor, Tensor]:
     """A [n, n] and B [n] of the least squares over real tokens and hidden dimensions, in fp64; the teacher is advanced on
     the way. `unmasked`: the target is the teacher's output without its masks in this sub-layer.
 
@@ -97,14 +97,15 @@ def normal_equations(
         corner = torch.tensor(float(tokens * model.shape.hidden), dtype=torch.float64, device=a.device)
         a = torch.cat([torch.cat([a, ones[:, None]], 1), torch.cat([ones, corner[None]])[None]])
         b = torch.cat([b, sum_target[None]])
-    return a.cpu().numpy(), b.cpu().numpy()
+    return a, b
 
 
-def solve_damped(a: Floats, b: Floats) -> Floats:
+def solve_damped(a: Tensor, b: Tensor) -> Tensor:
     """x = 1 + y, y the exact solution of min ‖A y - (B - A 1)‖² + ‖y‖², which the authors' code seeks by LSMR.
 
-    A is the normal matrix itself, so the damping is not scaled by the number of tokens (algorithms, section 2.5).
+    A [n, n] is the normal matrix itself, so the damping is not scaled by the number of tokens (algorithms, section 2.5).
+    y = (A² + I)⁻¹ A r is the real part of (A + i I)⁻¹ r: A is not squared, which would lose the damping beside large entries.
     """
-    values, vectors = np.linalg.eigh(a)  # A itself: its square would lose the damping beside large entries
-    y: Floats = vectors @ (values / (values**2 + 1) * (vectors.T @ (b - a.sum(1))))
+    shifted = torch.complex(a, torch.eye(len(a), dtype=a.dtype, device=a.device))
+    y: Tensor = torch.linalg.solve(shifted, (b - a.sum(1)).to(shifted.dtype)).real
     return 1.0 + y

@@ -21,7 +21,7 @@ from bench.method import Scorer
 from bench.model import Batch, PrunableModel
 from bench.stages import progress
 from methods.activations import by_unit
-from methods.fisher import task_loss
+from methods.fisher import task_losses
 
 WEIGHT_IMPORTANCES = ("magnitude", "lamp", "fpgm", "random")
 GRADIENT_IMPORTANCES = ("taylor", "hessian")
@@ -103,16 +103,16 @@ class GradientImportance(Scorer):
     @staticmethod
     def _mean_gradient(model: PrunableModel, calibration: Calibration) -> None:
         for part in progress(calibration.all_parts, "gradients"):
-            loss = task_loss(model.forward(part), part["labels"], calibration.kind)
-            (loss * (len(part["labels"]) / calibration.examples)).backward()  # type: ignore[no-untyped-call]
+            losses = task_losses(model.forward(part), part["labels"], calibration.kind)
+            (losses.sum() / calibration.examples).backward()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _mean_square(model: PrunableModel, calibration: Calibration, weights: list[Tensor]) -> list[Tensor]:
         squares = [torch.zeros_like(weight) for weight in weights]
         for batch in progress(calibration.batches, "squared gradients"):
             for example in _examples(batch):
-                loss = task_loss(model.forward(example), example["labels"], calibration.kind)
-                for square, gradient in zip(squares, torch.autograd.grad(loss, weights), strict=True):
+                loss = task_losses(model.forward(example), example["labels"], calibration.kind)
+                for square, gradient in zip(squares, torch.autograd.grad(loss.sum(), weights), strict=True):
                     square.addcmul_(gradient, gradient, value=1 / calibration.examples)
         return squares
 

@@ -116,8 +116,9 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("micro", [12, 1000])  # a batch in several micro-batches; several batches in one
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_fast_implementation_is_the_literal_one(case, monkeypatch):
+def test_the_fast_implementation_is_the_literal_one(case, micro, monkeypatch):
     options = dict(case)
     ratio, regression = options.pop("ratio"), options.pop("regression", False)
     model = tiny("bert", outputs=1 if regression else 2)
@@ -131,7 +132,7 @@ def test_the_fast_implementation_is_the_literal_one(case, monkeypatch):
     steps = []
     original = kprune.Knowledge.scores
     monkeypatch.setattr(kprune.Knowledge, "scores", lambda self, *args: steps.append(original(self, *args)) or steps[-1])
-    masks = KPrune(**options).prune(model, calibration(data, regression).without_labels(), budget)
+    masks = KPrune(**options).prune(model, calibration(data, regression, micro=micro).without_labels(), budget)
     for s, (got, wanted) in enumerate(zip(steps, wanted_scores, strict=True)):
         flat = np.concatenate(got)
         assert np.allclose(flat, list(wanted.values()), rtol=1e-8, atol=0), f"scores of step {s}"

@@ -16,9 +16,9 @@ from bench.config import Task
 from bench.contract import SIZES, VOCABULARY, arch_of, batch, calibration
 from bench.errors import UserError
 from bench.finetune import write_random
-from bench.model import NEVER, PrunableModel, logits_of
+from bench.model import NEVER, Context, PrunableModel, logits_of
 from bench.shrink import mask_error, shrink
-from methods.fisher import task_loss
+from methods.fisher import task_losses
 from methods.kprune import KPrune
 from methods.kwon import Kwon
 from tests.test_cli import results
@@ -198,7 +198,7 @@ def test_the_loss_is_the_mean_of_start_and_end_without_padding():
     for example, length in enumerate(one["attention_mask"].sum(1).tolist()):
         for side in (0, 1):
             total += float(F.cross_entropy(logits[example, :length, side][None], one["labels"][example, side][None])) / 8
-    assert float(task_loss(logits, one["labels"], "span")) == pytest.approx(total)
+    assert float(task_losses(logits, one["labels"], "span").mean()) == pytest.approx(total)
 
 
 def test_kprunes_loss_is_the_mean_of_start_and_end_without_padding():
@@ -214,7 +214,8 @@ def test_kprunes_loss_is_the_mean_of_start_and_end_without_padding():
         for side in (0, 1):
             teacher, student = (F.softmax(part[example, :length, side] / 2, 0) for part in (target, logits))
             total += 4 * float((teacher * (teacher / student).log()).sum()) / 8
-    assert float(Knowledge(method, model, calibration(span_batches()))._loss(logits, target, [target])) == pytest.approx(total)
+    losses = Knowledge(method, model, calibration(span_batches()))._losses(logits, target, Context.of(one), [target])
+    assert float(losses.mean()) == pytest.approx(total)
 
 
 @pytest.mark.parametrize("method", [KPrune(), Kwon()], ids=["kprune", "kwon"])
