@@ -3,20 +3,26 @@
 import sys
 from pathlib import Path
 
+import yaml
+
 from analysis import grid
 from bench import store
 from bench.errors import UserError
 from bench.show import print_table
 
-USAGE = """python -m analysis grid NAME [FOLDER ...]   the cells of conf/sweep/NAME.yaml as a table (default folder: results)
-python -m analysis timing FILE OUT.svg      what python -m bench.drift has measured, as a figure"""
+USAGE = """python -m analysis grid NAME [key=value ...] [FOLDER ...]
+  the cells of conf/sweep/NAME.yaml as a table, from the records in folders (default: results). machine=NAME: whose timings
+  are shown (default: the one with the most from a quiet hour); any other key: as set for the whole grid when it was run
+python -m analysis timing FILE OUT.svg
+  what python -m bench.drift has measured, as a figure"""
 
 
 def main() -> int:
     """0: printed; 1: a sentence on stderr."""
     match sys.argv[1:]:
-        case ["grid", name, *folders] if not name.startswith("-"):
-            return _grid(name, [Path(folder) for folder in folders] or [Path("results")])
+        case ["grid", name, *words] if not name.startswith("-"):
+            changes = dict(word.split("=", 1) for word in words if "=" in word)
+            return _grid(name, changes, [Path(word) for word in words if "=" not in word] or [Path("results")])
         case ["timing", source, target]:
             return _timing(Path(source), Path(target))
         case ["-h" | "--help"]:
@@ -36,18 +42,17 @@ def _timing(source: Path, target: Path) -> int:
     return 0
 
 
-def _grid(name: str, folders: list[Path]) -> int:
+def _grid(name: str, changes: dict[str, str], folders: list[Path]) -> int:
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         print(f"{', '.join(missing)}: no such folder with records", file=sys.stderr)
         return 1
     found = [entry for folder in folders for entry in store.load(folder).records]
+    machine = changes.pop("machine", grid.most_timed(found))
     try:
-        machines = sorted({entry.record["machine"]["name"] for entry in found})
-        for machine in machines or ["none yet"]:  # timings of different machines never share a table
-            print(f"machine {machine}")
-            here = [entry for entry in found if entry.record["machine"]["name"] == machine]
-            print_table(grid.table(name, here), grid.HEADER, grid.DISPENSABLE, words=3)
+        rows = grid.table(name, found, machine, {key: yaml.safe_load(value) for key, value in changes.items()})
+        print(f"passes, seconds and speedups: {machine}")
+        print_table(rows, grid.HEADER, grid.DISPENSABLE, words=3)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """A grid of conf/sweep as one table: what was measured, how sure it is, what is missing."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any
@@ -18,15 +19,16 @@ TOKENS = 100_000  # of a cell that names none
 SLACK = 1000  # tokens by which a sample may pass what was asked for
 
 
-def table(name: str, stored: Sequence[Stored]) -> list[list[str]]:
+def table(name: str, stored: Sequence[Stored], machine: str, changes: Cell | None = None) -> list[list[str]]:
     """One row for each (task, ratio, method) of a grid in its order; a cell without a record shows as missing.
 
     `runs` counts the seeds that are there, of those wanted. `± seeds` is half of the 95 % t interval over seeds,
-    `± examples` the mean of the records' half bootstrap intervals over the evaluation examples. Seconds come only from
-    records of a quiet machine.
+    `± examples` the mean of the records' half bootstrap intervals over the evaluation examples. Scores come from any
+    machine's records, what was timed only from `machine`'s, and seconds only from those made while it was quiet.
+    `changes` are set in every cell, as in a grid that was run with them.
     """
     rows = []
-    wanted = cells(name)
+    wanted = [{**cell, **(changes or {})} for cell in cells(name)]
     places: dict[tuple[Any, ...], int] = {}  # where the grid first names a task, a ratio of it, a method there
     for i, cell in enumerate(wanted):
         for depth in range(1, len(KEYS) + 1):
@@ -34,17 +36,25 @@ def table(name: str, stored: Sequence[Stored]) -> list[list[str]]:
     wanted.sort(key=lambda cell: [places[_key(cell, depth)] for depth in range(1, len(KEYS) + 1)])
     for (task, ratio, method), group in itertools.groupby(wanted, key=lambda cell: _key(cell, len(KEYS))):
         members = list(group)
-        found = [entry for cell in members if (entry := _record_of(cell, stored))]
-        rows.append([task, f"{ratio:g}", method, *_measured(found, len(members))])
+        found = [entry for cell in members if (entry := _record_of(cell, stored, machine))]
+        rows.append([task, f"{ratio:g}", method, *_measured(found, len(members), machine)])
     return rows
+
+
+def most_timed(stored: Sequence[Stored]) -> str:
+    """The machine with the most records that were made while it was quiet."""
+    quiet = Counter(entry.record["machine"]["name"] for entry in stored if is_quiet(entry.record))
+    return quiet.most_common(1)[0][0] if quiet else "none yet"
 
 
 def _key(cell: Cell, depth: int) -> tuple[Any, ...]:
     return tuple(cell[key] for key in KEYS[:depth])
 
 
-def _record_of(cell: Cell, stored: Sequence[Stored]) -> Stored | None:
-    return next((entry for entry in stored if _answers(entry.record, cell)), None)
+def _record_of(cell: Cell, stored: Sequence[Stored], machine: str) -> Stored | None:
+    """The machine's own record before another's."""
+    answers = [entry for entry in stored if _answers(entry.record, cell)]
+    return min(answers, key=lambda entry: entry.record["machine"]["name"] != machine, default=None)
 
 
 def _answers(record: Record, cell: Cell) -> bool:
@@ -56,22 +66,24 @@ def _answers(record: Record, cell: Cell) -> bool:
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 
 
-def _measured(found: list[Stored], wanted: int) -> list[str]:
+def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
     ok = [entry for entry in found if entry.record["status"] == "ok"]
     runs = f"{len(ok)} of {wanted}"
     if not ok:
         return [runs, *["skipped" if found else "missing"], *["-"] * 6]
     records: list[Any] = [entry.record for entry in ok]
     examples = [over_examples(_score_name(entry.record), entry.arrays()) for entry in ok]
-    quiet = [record["prune"]["seconds"] for record in records if is_quiet(record)]
-    speedups = [record["latency"]["headline"]["speedup"] for record in records if record["latency"]["headline"]]
+    timed = [record for record in records if record["machine"]["name"] == machine]
+    quiet = [record["prune"]["seconds"] for record in timed if is_quiet(record)]
+    passes = [record["prune"]["passes"] for record in timed if record["device"] == "cpu" or is_quiet(record)]  # a shared GPU has no unit
+    speedups = [record["latency"]["headline"]["speedup"] for record in timed if record["latency"]["headline"]]
     return [
         runs,
         number(mean(record["dense"]["score"] for record in records), ".2f"),
         number(mean(record["pruned"]["score"] for record in records), ".2f"),
         number(over_seeds([record["pruned"]["score"] for record in records]), ".2f"),
         number(mean(examples), ".2f"),
-        number(mean(record["prune"]["passes"] for record in records), ".2f"),
+        number(mean(passes) if passes else None, ".2f"),
         number(mean(quiet) if quiet else None, ".1f", " s"),
         number(mean(speedups) if speedups else None, ".2f"),
     ]

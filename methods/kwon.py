@@ -69,14 +69,15 @@ def rearrange(mask: Floats, gradients: Floats) -> Floats:
     gram = gradients.T @ gradients
     squares = gram.diagonal().copy()
     order = np.argsort(squares, kind="stable")
-    members = list(order[:pruned])  # in order of entry, so that the first of equals leaves
-    along = gram[members].sum(0)  # <g_u, sum over the set> for every unit u
+    members = np.append(order[:pruned], -1)  # in order of entry, so that the first of equals leaves; a place for the next
+    along = gram[members[:-1]].sum(0)  # <g_u, sum over the set> for every unit u
     for unit in order[pruned:]:
-        members.append(unit)
+        members[-1] = unit
         along += gram[unit]
         rest = squares[members] - 2 * along[members]  # ‖Σ - g_u‖² without the constant ‖Σ‖²
-        leaving = members.pop(int(np.argmin(rest)))
-        along -= gram[leaving]
+        i = int(np.argmin(rest))
+        along -= gram[members[i]]
+        members[i:-1] = members[i + 1 :]
     result = np.ones_like(mask)
-    result[members] = 0.0
+    result[members[:-1]] = 0.0
     return result

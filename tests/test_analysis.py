@@ -9,6 +9,8 @@ from analysis import grid, statistics
 from bench import store
 from tests.test_store import made
 
+HERE = "test-2c"
+
 
 def stored(folder, seed=0, method="magnitude", score=70.0, status="ok", load=0.0, notes=(), **changes):
     entry = made(status=status, seed=seed, task="mrpc", model="minilm", ratio=0.75, id=f"{method}{seed}", **changes)
@@ -34,7 +36,7 @@ def cells(monkeypatch):
 
 def test_a_grid_shows_seeds_together_and_what_is_missing_or_skipped(tmp_path, cells):
     entries = [stored(tmp_path, 0), stored(tmp_path, 1, score=72.0), stored(tmp_path, 0, "kcm", status="skipped")]
-    rows = grid.table("any", entries)
+    rows = grid.table("any", entries, HERE)
     assert [row[2:6] for row in rows] == [
         ["magnitude", "2 of 2", "80.00", "71.00"],
         ["kcm", "0 of 2", "skipped", "-"],
@@ -47,15 +49,36 @@ def test_a_grid_shows_seeds_together_and_what_is_missing_or_skipped(tmp_path, ce
 def test_seconds_come_from_quiet_machines_alone(tmp_path, cells):
     busy = stored(tmp_path, 1, notes=["other work on the machine while pruning: 0.40 per core"])
     where = grid.HEADER.index("pruning")
-    assert grid.table("any", [stored(tmp_path, 0), busy])[0][where] == "8.0 s"
-    assert grid.table("any", [busy])[0][where] == "-"
-    assert grid.table("any", [stored(tmp_path, 0, load=0.5)])[0][where] == "-"
+    assert grid.table("any", [stored(tmp_path, 0), busy], HERE)[0][where] == "8.0 s"
+    assert grid.table("any", [busy], HERE)[0][where] == "-"
+    assert grid.table("any", [stored(tmp_path, 0, load=0.5)], HERE)[0][where] == "-"
 
 
 def test_a_sample_of_another_size_is_another_cell(tmp_path, cells):
     other = stored(tmp_path)
     other.record["calibration"]["tokens"] = 25_020
-    assert grid.table("any", [other])[0][3] == "0 of 2"
+    assert grid.table("any", [other], HERE)[0][3] == "0 of 2"
+
+
+def test_scores_come_from_any_machine_and_timings_from_one(tmp_path, cells):
+    other = stored(tmp_path)
+    other.record["machine"]["name"] = "h200"
+    row = dict(zip(grid.HEADER, grid.table("any", [other], HERE)[0], strict=True))
+    assert (row["pruned"], row["passes"], row["pruning"], row["speedup"]) == ("70.00", "-", "-", "-")
+    row = dict(zip(grid.HEADER, grid.table("any", [other, stored(tmp_path, score=60.0)], HERE)[0], strict=True))
+    assert (row["pruned"], row["passes"]) == ("60.00", "2.00"), "the machine's own record before another's"
+
+
+def test_a_busy_gpu_gives_no_passes(tmp_path, cells):
+    busy = stored(tmp_path, load=0.5)
+    busy.record["device"] = "cuda"
+    assert grid.table("any", [busy], HERE)[0][grid.HEADER.index("passes")] == "-"
+
+
+def test_a_grid_can_have_been_run_with_other_keys(tmp_path, cells):
+    other = stored(tmp_path)
+    other.record["calibration"]["tokens"] = 25_020
+    assert grid.table("any", [other], HERE, {"calibration.tokens": 25_000})[0][3] == "1 of 2"
 
 
 def test_the_interval_over_seeds_is_that_of_t():

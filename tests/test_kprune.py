@@ -160,6 +160,16 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
     assert not np.array_equal(kept["column"].neurons, kept["head"].neurons)
 
 
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_heads_can_be_spared(spare):
+    model = tiny("bert")
+    budget = Budget.of(model.shape, "flops", 0.8, 6.0)
+    masks = KPrune(spare_heads=spare).prune(model, calibration(batches()), budget)
+    least = int(masks.heads.sum(1).min())
+    assert budget.fits(budget.cost(masks))
+    assert least >= spare if spare < 3 else least == 0, "three of four heads cost more than the budget"
+
+
 def test_threshold_drops_ties_together():
     scores = [np.array([3.0, 1.0]), np.array([1.0, 2.0, 1.0])]
     budget = Budget(Shape(1, 2, 3, 1, 1), Price(2.0), Price(1.0), 0.0)
