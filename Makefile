@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 TASK ?= docstrings
 MODEL ?= minilm
-SHAPES ?= minilm,distilbert-base,bert-base
+SHAPES ?= minilm,bert-base,mpnet-base
+TIMES ?= 'latency.batches=[]'
 METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning bench-speed show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning speedup show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -50,10 +51,10 @@ bench-pruning: setup  ## what pruning costs here: passes, seconds per stage, pea
 	$(BIN)/python -m bench -m method=$(METHODS) task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-pruning
 	$(BIN)/python -m bench.show --pruning build/bench-pruning
 
-bench-speed: setup  ## how fast shapes get here, dense against shrunk: random weights, uniform masks (SHAPES=minilm,bert-base)
+speedup: setup  ## how fast shapes get on this machine, filed under results/ (SHAPES=minilm,bert-base TIMES='latency.batches=[1,8]')
 	$(BIN)/python -m bench -m method=magnitude model=$(SHAPES) model.weights=random ratio=0.25,0.5,0.75,0.9 \
-	 latency=paper 'latency.batches=[]' calibration.tokens=2000 results=build/bench-speed
-	$(BIN)/python -m bench.show --speed build/bench-speed
+	 latency=paper calibration.tokens=2000 $(TIMES)
+	$(BIN)/python -m bench.show --speed
 
 show: setup  ## the stored records as a table
 	$(BIN)/python -m bench.show results

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bench.config import CalibrationPlan, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
-from bench.model import NOT_INPUTS, Batch, places_of
+from bench.packing import NOT_INPUTS, Batch, places_of
 
 CHUNK = 1024  # examples tokenised at a time
 MICRO_TOKENS = {"cpu": 384, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU

@@ -19,10 +19,11 @@ from bench.budget import Budget, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, typed
 from bench.files import CONF
+from bench.machine import repeatable
 from bench.masks import Masks
 from bench.method import Method, Scorer, Skip
-from bench.model import Batch, PrunableModel
-from bench.pruning import repeatable
+from bench.model import PrunableModel
+from bench.packing import Batch
 from bench.shrink import mask_error, shrink
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -117,7 +118,7 @@ def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks |
     budget = Budget.of(model.shape, "flops", ratio, LENGTH)
     with _nothing_left_behind(model, where):
         try:
-            with torch.set_grad_enabled(method.gradients), repeatable(model.device):
+            with torch.set_grad_enabled(method.gradients), repeatable(device):
                 masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
             reason = None
         except Skip as skip:

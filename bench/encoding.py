@@ -12,7 +12,7 @@ from bench import spans
 from bench.config import Arch, Task
 from bench.data import Split
 from bench.errors import UserError, first_line
-from bench.model import Batch, places_of
+from bench.packing import Batch, places_of
 
 Rows = NDArray[np.intp]
 Encoded = dict[str, list[int]]

@@ -18,7 +18,7 @@ from bench.dense import Checkpoint
 from bench.encoding import Encoder, Examples, Rows
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
-from bench.machine import has_bf16
+from bench.machine import has_bf16, repeatable
 from bench.model import auto_class
 from bench.stages import progress, say
 
@@ -161,7 +161,8 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], w
         callbacks=[Bar()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    with repeatable(run.device):
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
     module.eval()
 
 

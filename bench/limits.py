@@ -42,7 +42,8 @@ def explain(dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: Latency
         given = inputs(dense.module, batch, length, device)
         timers = [forward(twin, given, device) for twin in twins]
         timers.append(forward(bare, inputs(bare, 1, WIDTH_OF_SKELETON, device), device))
-        rounds = replace(plan, min_rounds=plan.floor_rounds, width=None)
+        fewer = plan.floor_rounds if plan.width is None else max(plan.floor_rounds, plan.min_rounds // 2)  # five models, not two
+        rounds = replace(plan, min_rounds=fewer, width=None)
         return {"batch": batch, "length": length, **summary(alternate(timers, rounds, warm_up=1).T, kept)}
 
     return {**at(plan.batch), "alone": at(1) if 1 in plan.batches and plan.batch > 1 else None}

@@ -1,15 +1,12 @@
 """The timed part of a run: pruning, its memory, and the cost of one pass that makes its seconds comparable."""
 
 import gc
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import plugin
 from bench.budget import Budget
@@ -17,11 +14,12 @@ from bench.calibration import Calibration
 from bench.config import Run
 from bench.errors import UserError, first_line
 from bench.half import bf16_layers
-from bench.machine import OtherWork
+from bench.machine import OtherWork, repeatable
 from bench.masks import Masks
 from bench.memory import peak_memory
 from bench.method import Method
-from bench.model import Batch, PrunableModel
+from bench.model import PrunableModel
+from bench.packing import Batch
 from bench.record import OTHER_WORK, QUIET
 from bench.stages import collect, synchronize
 
@@ -67,19 +65,20 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
     seen = calibration if method.labels else calibration.without_labels()
     halves = _sample(calibration)
     bf16 = precision == "bf16"
-    with bf16_layers(dense, bf16):
-        _warm_up(dense, halves[0][:WARM_UP_BATCHES])
-    timed = _time_batches(dense, halves[0])
-    gc.collect()
-    with peak_memory(model.device) as peak, collect() as stages:
-        synchronize()
-        others, start = OtherWork(), time.perf_counter()
-        with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16), repeatable(model.device):
-            masks = method.prune(model, seen, budget)
-        synchronize()
-        seconds = time.perf_counter() - start
-        busy = others.per_core()
-    timed += _time_batches(dense, halves[1])
+    with repeatable(model.device.type):
+        with bf16_layers(dense, bf16):
+            _warm_up(dense, halves[0][:WARM_UP_BATCHES])
+        timed = _time_batches(dense, halves[0])
+        gc.collect()
+        with peak_memory(model.device) as peak, collect() as stages:
+            synchronize()
+            others, start = OtherWork(), time.perf_counter()
+            with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16):
+                masks = method.prune(model, seen, budget)
+            synchronize()
+            seconds = time.perf_counter() - start
+            busy = others.per_core()
+        timed += _time_batches(dense, halves[1])
     masks.check(model.shape)
     if not budget.fits(budget.cost(masks)):
         raise ValueError(f"the masks cost {budget.cost(masks):.6g}, the budget is {budget.limit:.6g}")
@@ -103,22 +102,6 @@ def _warm_up(dense: PrunableModel, batches: list[Batch]) -> None:
             dense.forward(batch)
     matrix = torch.eye(64, dtype=torch.float64, device=dense.device)
     torch.linalg.cholesky_ex(matrix @ matrix)
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU operations that give the same numbers twice, or raise a RuntimeError where there are none; a CPU has no others."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.is_deterministic_algorithms_warn_only_enabled() if torch.are_deterministic_algorithms_enabled() else None
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-    torch.use_deterministic_algorithms(True)
-    try:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before is not None, warn_only=bool(before))
 
 
 def _sample(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:

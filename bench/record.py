@@ -200,7 +200,8 @@ def has_random_weights(record: Record) -> bool:
 
 def is_quiet(record: Record) -> bool:
     """Whether the machine was this run's alone while it pruned, so that its seconds say something."""
-    return record["machine"]["load"] <= QUIET and not any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
+    load = record["machine"].get("load")  # not there where a run failed before it looked
+    return load is not None and load <= QUIET and not any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
 
 
 def strict(value: Any) -> Any:

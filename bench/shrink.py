@@ -9,7 +9,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from bench.masks import Masks
-from bench.model import Batch, PrunableModel, logits_of
+from bench.model import PrunableModel, logits_of
+from bench.packing import Batch
 
 
 class Constant(nn.Module):

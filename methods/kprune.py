@@ -18,7 +18,8 @@ from bench.budget import TOLERANCE, Budget
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method
-from bench.model import Context, PrunableModel, widened
+from bench.model import PrunableModel, widened
+from bench.packing import Context
 from bench.stages import progress, stage
 from methods.gram import add_gram, symmetric
 from methods.states import States, factors_of

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bench.calibration import Calibration
-from bench.model import Context, PrunableModel
+from bench.model import PrunableModel
+from bench.packing import Context
 
 
 class States:

@@ -18,7 +18,8 @@ from torch_pruning.dependency import Dependency, Group, Node
 from bench.budget import Scores
 from bench.calibration import Calibration
 from bench.method import Scorer
-from bench.model import Batch, PrunableModel
+from bench.model import PrunableModel
+from bench.packing import Batch
 from bench.stages import progress
 from methods.activations import by_unit
 from methods.fisher import task_losses

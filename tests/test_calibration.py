@@ -89,6 +89,34 @@ def test_a_batch_says_where_its_real_tokens_lie(loaded):
         assert torch.equal(batch["places"], batch["attention_mask"].flatten().nonzero().flatten())
 
 
+@pytest.mark.parametrize("micro", [40, 400, 10**6])
+def test_micro_batches_hold_every_example_once_with_its_share_and_owner(loaded, micro):
+    """A batch in several micro-batches, several batches in one, all in one."""
+    batches = draw(loaded).batches
+    groups = calibration.grouped(batches, micro)
+
+    def texts(some):
+        return sorted(
+            tuple(ids[mask.bool()].tolist()) for one in some for ids, mask in zip(one["input_ids"], one["attention_mask"], strict=True)
+        )
+
+    assert texts(part for parts in groups for part in parts) == texts(batches)
+    first = 0
+    for parts in groups:
+        held = len(parts[0]["owners"]) if "owners" in parts[0] else 1
+        own = batches[first : first + held]
+        assert texts(parts) == texts(own), "a group is whole batches in their order"
+        assert sum(float(part["shares"].sum()) for part in parts) == pytest.approx(held)
+        for part in parts:
+            assert torch.equal(part["places"], part["attention_mask"].flatten().nonzero().flatten())
+            assert len(part["places"]) <= micro or len(part["labels"]) == 1
+        if held > 1:
+            assert parts[0]["owners"].sum(1).tolist() == [float(one["attention_mask"].sum()) for one in own]
+            assert parts[0]["owners"].sum(0).eq(1).all()
+        first += held
+    assert first == len(batches)
+
+
 def test_labels_are_hidden_on_request(loaded):
     sample = draw(loaded)
     assert all("labels" in batch for batch in sample.batches)

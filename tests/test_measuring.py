@@ -167,3 +167,16 @@ def test_precision_is_that_of_the_layers_while_pruning_alone(precision, product)
     result = pruning.prune(Watched(), model, calibration([batch([5, 5])]), budget, precision)
     assert result.cost["notes"][:4] == [product, "float32", "float64", "float32"]
     assert model.projection(0)(torch.ones(1, model.shape.hidden)).dtype == torch.float32
+
+
+def test_pruning_on_a_gpu_takes_only_repeatable_operations():
+    def switches():
+        return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    before = switches()
+    with machine.repeatable("cuda"):
+        assert switches() == (True, False), "an operation without a repeatable kernel raises"
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert switches() == before
+    with machine.repeatable("cpu"):
+        assert switches() == before

@@ -16,7 +16,8 @@ from bench.config import Task
 from bench.contract import SIZES, VOCABULARY, arch_of, batch, calibration
 from bench.errors import UserError
 from bench.finetune import write_random
-from bench.model import NEVER, Context, PrunableModel, logits_of
+from bench.model import NEVER, PrunableModel, logits_of
+from bench.packing import Context
 from bench.shrink import mask_error, shrink
 from methods.fisher import task_losses
 from methods.kprune import KPrune
