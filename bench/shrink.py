@@ -1,5 +1,6 @@
 """Masks to a physically smaller model: torch-pruning's linear slicing, and exact stubs where nothing is left."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,21 @@ def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Se
     with model.masked(model.columns(masks)):
         errors = [float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches]
     return float(np.max(errors))  # of which one that is no number is the largest
+
+
+def exact_mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
+    """The same in float64, where rounding explains nothing (weights that least squares has tuned can amplify float32's); inf
+    where `small` is not the float64 model's rounding."""
+    wide = PrunableModel(copy.deepcopy(model.module).double(), model.arch)
+    exact = shrink(wide, masks)
+    found, wanted = small.state_dict(), exact.state_dict()
+    if found.keys() != wanted.keys() or not all(_rounded(found[name], wanted[name]) for name in found):
+        return float("inf")
+    return mask_error(wide, masks, exact, batches)
+
+
+def _rounded(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and torch.allclose(found.to(wanted), wanted, rtol=1e-6, atol=1e-12)
 
 
 def _fold(small: PrunableModel, sublayer: int, masks: Masks) -> None:

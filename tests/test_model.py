@@ -10,7 +10,7 @@ from bench.contract import FAMILIES, batch, tiny
 from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.model import inputs_of
-from bench.shrink import mask_error, shrink
+from bench.shrink import exact_mask_error, mask_error, shrink
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
 
@@ -71,6 +71,25 @@ def test_the_shrunk_model_is_the_masked_one(family, seed, keep, empty):
         masks.of(empty)[:] = 0
     small = shrink(model, masks)
     assert mask_error(model, masks, small, [PADDED, UNPADDED]) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_rounding_amplifies_is_told_from_a_wrong_model(family):
+    """Large weights before a LayerNorm: float32 loses digits, float64 shows that the shrunk model is the masked one."""
+    model = tiny(family, 0, torch.float32)
+    with torch.no_grad():
+        for s in range(model.shape.sublayers):
+            model.projection(s).weight *= 1e4
+    masks = random_masks(model.shape, 1, 0.5)
+    small = shrink(model, masks)
+    assert mask_error(model, masks, small, [PADDED]) > exact_mask_error(model, masks, small, [PADDED])
+    assert exact_mask_error(model, masks, small, [PADDED]) < 1e-8
+    assert next(small.parameters()).dtype == next(model.module.parameters()).dtype == torch.float32
+    with torch.no_grad():
+        next(small.parameters())[0, 0] += 0.1
+    assert exact_mask_error(model, masks, small, [PADDED]) == np.inf, "a weight is another"
+    masks.neurons[0] = 1.0
+    assert exact_mask_error(model, masks, small, [PADDED]) == np.inf, "a neuron is lacking"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
