@@ -9,7 +9,7 @@ METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning speedup show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning speedup figures compare show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -55,6 +55,12 @@ speedup: setup  ## how fast shapes get on this machine, filed under results/ (SH
 	$(BIN)/python -m bench -m method=magnitude model=$(SHAPES) model.weights=random ratio=0.25,0.5,0.75,0.9 \
 	 latency=paper calibration.tokens=2000 $(TIMES)
 	$(BIN)/python -m bench.show --speed
+
+figures: setup  ## every table and figure that the records in results/ suffice for, and the report
+	$(BIN)/python -m analysis results --out results
+
+compare: setup  ## what changed between two folders of records beyond noise (A=FOLDER B=FOLDER)
+	$(BIN)/python -m analysis compare $(A) $(B)
 
 show: setup  ## the stored records as a table
 	$(BIN)/python -m bench.show results

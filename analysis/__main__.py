@@ -1,7 +1,9 @@
-"""`python -m analysis`: tables and figures from what was measured."""
+"""`python -m analysis`: tables, figures and a report from what was measured."""
 
+import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -10,53 +12,125 @@ from bench import store
 from bench.errors import UserError
 from bench.show import print_table
 
-USAGE = """python -m analysis grid NAME [key=value ...] [FOLDER ...]
-  the cells of conf/sweep/NAME.yaml as a table, from the records in folders (default: results). machine=NAME: whose timings
-  are shown (default: the one with the most from a quiet hour); any other key: as set for the whole grid when it was run
+USAGE = """python -m analysis [FOLDER ...] [--out DIR] [--machine NAME]
+  every table and figure that the records in the folders suffice for, and the report (default: results, to results)
+python -m analysis grid NAME [key=value ...] [FOLDER ...]
+  the cells of conf/sweep/NAME.yaml as a table. machine=NAME: whose timings are shown (default: the one with the most from
+  a quiet hour); any other key: as set for the whole grid when it was run
+python -m analysis choose task=TASK model=MODEL speedup=S|drop=D [machine=NAME] [FOLDER ...]
+  methods and ratios that are S times as fast, or lose at most D points, by the records of one machine
+python -m analysis compare A B
+  what changed between two folders of records beyond noise
 python -m analysis timing FILE OUT.svg
   what python -m bench.drift has measured, as a figure"""
 
 
 def main() -> int:
-    """0: printed; 1: a sentence on stderr."""
-    match sys.argv[1:]:
-        case ["grid", name, *words] if not name.startswith("-"):
-            changes = dict(word.split("=", 1) for word in words if "=" in word)
-            return _grid(name, changes, [Path(word) for word in words if "=" not in word] or [Path("results")])
-        case ["timing", source, target]:
-            return _timing(Path(source), Path(target))
-        case ["-h" | "--help"]:
-            print(USAGE)
-            return 0
-    print(USAGE, file=sys.stderr)
-    return 1
-
-
-def _timing(source: Path, target: Path) -> int:
-    from analysis import timing
-
-    if not source.is_file():
-        print(f"{source}: no such file; python -m bench.drift {source} measures it", file=sys.stderr)
-        return 1
-    timing.draw(source, target)
-    return 0
-
-
-def _grid(name: str, changes: dict[str, str], folders: list[Path]) -> int:
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        print(f"{', '.join(missing)}: no such folder with records", file=sys.stderr)
-        return 1
-    found = [entry for folder in folders for entry in store.load(folder).records]
-    machine = changes.pop("machine", grid.most_timed(found))
+    """0: printed or written; 1: a sentence on stderr."""
     try:
-        rows = grid.table(name, found, machine, {key: yaml.safe_load(value) for key, value in changes.items()})
-        print(f"passes, seconds and speedups: {machine}")
-        print_table(rows, grid.HEADER, grid.DISPENSABLE, words=3)
+        match sys.argv[1:]:
+            case ["-h" | "--help", *_]:
+                print(USAGE)
+            case ["grid", name, *words] if not name.startswith("-"):
+                _grid(name, *_split(words))
+            case ["choose", *words]:
+                _choose(*_split(words))
+            case ["compare", a, b]:
+                _compare(Path(a), Path(b))
+            case ["timing", source, target]:
+                _timing(Path(source), Path(target))
+            case ["grid" | "compare" | "timing", *_]:
+                raise UserError(USAGE)
+            case words:
+                _everything(words)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _split(words: list[str]) -> tuple[dict[str, str], list[Path]]:
+    """key=value words, and folders (results where none is named), which have to be there."""
+    return dict(word.split("=", 1) for word in words if "=" in word), _folders([word for word in words if "=" not in word])
+
+
+def _folders(words: list[str]) -> list[Path]:
+    folders = [Path(word) for word in words or ["results"]]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: no such folder with records; python -m bench makes the first")
+    return folders
+
+
+def _everything(words: list[str]) -> None:
+    from analysis import rebuild
+
+    parser = argparse.ArgumentParser(prog="python -m analysis", add_help=False)
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--out", default="results")
+    parser.add_argument("--machine")
+    parser.error = _refuse  # type: ignore[method-assign]
+    given = parser.parse_args(words)
+    for line in rebuild.rebuild(_folders(given.folders), Path(given.out), given.machine):
+        print(line)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}\n{USAGE}")
+
+
+def _grid(name: str, changes: dict[str, str], folders: list[Path]) -> None:
+    found = [entry for folder in folders for entry in store.load(folder).records]
+    machine = changes.pop("machine", grid.most_timed(found))
+    rows = grid.table(name, found, machine, {key: yaml.safe_load(value) for key, value in changes.items()})
+    print(f"passes, seconds and speedups: {machine}")
+    print_table(rows, grid.HEADER, grid.DISPENSABLE, words=3)
+
+
+def _choose(keys: dict[str, str], folders: list[Path]) -> None:
+    from analysis import choose, frame
+    from bench import machine
+
+    unknown = sorted(set(keys) - {"task", "model", "speedup", "drop", "machine"})
+    if unknown or not {"task", "model"} <= set(keys):
+        raise UserError(f"choose needs task= and model=, and speedup= or drop={f'; not {unknown[0]}=' if unknown else ''}")
+    goal = choose.Goal(*(_number(keys, name) for name in ("speedup", "drop")))
+    here = keys.get("machine") or machine.machine_name(machine.resolve_device("auto"))
+    answer = choose.choose(frame.load(folders), here, keys["task"], keys["model"], goal)
+    print(f"by the records of {here}:")
+    if answer.rows:
+        print_table(answer.rows, choose.HEADER, ["± examples", "drop", "runs"], words=1)
+        print("the model is made by\n" + "\n".join(f"  {command}" for command in answer.commands))
+    else:
+        print("no run reaches it")
+    if answer.to_run:
+        print("what would settle the rest:\n" + "\n".join(f"  {command}" for command in answer.to_run))
+
+
+def _number(keys: dict[str, str], name: str) -> float | None:
+    try:
+        return float(keys[name]) if name in keys else None
+    except ValueError:
+        raise UserError(f"{name}={keys[name]}: a number") from None
+
+
+def _compare(a: Path, b: Path) -> None:
+    from analysis import changes, frame
+
+    found = changes.between(*(frame.load(_folders([str(folder)])) for folder in (a, b)))
+    if found.rows:
+        print_table(found.rows, changes.HEADER, ["seed"], words=5)
+    print(f"{found.both} runs in both, {len({tuple(row[1:6]) for row in found.rows})} of them changed beyond noise")
+    for name, only in ((a, found.only_a), (b, found.only_b)):
+        print(f"only in {name}: {', '.join(only) if only else 'none'}")
+
+
+def _timing(source: Path, target: Path) -> None:
+    from analysis import timing
+
+    if not source.is_file():
+        raise UserError(f"{source}: no such file; python -m bench.drift {source} measures it")
+    timing.draw(source, target)
 
 
 if __name__ == "__main__":

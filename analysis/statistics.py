@@ -1,14 +1,57 @@
-"""How sure a number is: over seeds, and over the examples of the evaluation split; 95 % throughout."""
+"""How sure a number is, whether two runs differ, what a score hides, and how methods rank; 95 % throughout.
+
+`arrays` are always those of an ok record, as docs/records.md describes them; `which` of its models is dense or pruned.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
+Arrays = Mapping[str, Any]
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much the first run scores above the second, in percentage points, and the ends of its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What pruning did to the answers: `agreement`, the percent of examples answered as before, and numbers of examples.
+
+    `lost` were right and are wrong, `gained` were wrong and are right, `changed` were wrong and are wrong in another way.
+    """
+
+    agreement: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    changed: int | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Each method's `average` rank over the `rows` that every method has; 1 is best, NaN where there is no such row.
+
+    `friedman` is the p-value of all methods being alike; two of them differ where their average ranks are more than
+    `critical` apart (Nemenyi). Both are None with fewer than two rows or three methods.
+    """
+
+    average: "pd.Series[float]"
+    rows: int
+    friedman: float | None
+    critical: float | None
 
 
 def over_seeds(values: Sequence[float]) -> float | None:
@@ -18,10 +61,10 @@ def over_seeds(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def over_examples(score: str, arrays: Mapping[str, Any], which: str = "pruned") -> float:
+def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
     """Half of the 95 % percentile interval of a score (in percent) under resampling of the evaluation examples.
 
-    `arrays` are a record's, `which` is dense or pruned. A bootstrap with fixed draws, the same for all records of a split.
+    A bootstrap with fixed draws, the same for all records of a split.
 
     Raises:
         ValueError: the score is of no kind that is known here.
@@ -30,19 +73,142 @@ def over_examples(score: str, arrays: Mapping[str, Any], which: str = "pruned") 
     return float(high - low) / 2
 
 
-def resampled(score: str, arrays: Mapping[str, Any], which: str) -> Floats:
+def resampled(score: str, arrays: Arrays, which: str) -> Floats:
     """The score, in percent, of RESAMPLES bootstrap samples of the examples."""
     measure, columns = _of(score, arrays, which)
-    rng = np.random.default_rng(0)
-    found = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        rows = rng.integers(0, len(columns[0]), len(columns[0]))
-        found[i] = measure(*(column[rows] for column in columns))
-    return found
+    examples = len(columns[0])
+    rows = np.random.default_rng(0).integers(0, examples, (RESAMPLES, examples))
+    return measure(*(column[rows] for column in columns))
 
 
-def _of(score: str, arrays: Mapping[str, Any], which: str) -> tuple[Callable[..., float], list[Floats]]:
-    """A score as a function of columns with one row per example."""
+def paired(score: str, first: Arrays, second: Arrays) -> Difference:
+    """The difference of a score between the pruned models of two runs, with its percentile interval.
+
+    Both are resampled by the same draws, so what is hard for both cancels.
+
+    Raises:
+        ValueError: the score is of no kind that is known here, or the runs were not scored on the same examples.
+    """
+    _check_same_examples(first, second)
+    low, high = np.percentile(resampled(score, first, "pruned") - resampled(score, second, "pruned"), [2.5, 97.5])
+    return Difference(_value(score, first) - _value(score, second), float(low), float(high))
+
+
+def mcnemar(first: Arrays, second: Arrays) -> float:
+    """The exact two-sided p-value of McNemar's test: are two pruned models equally often right? 1 where none is right alone.
+
+    Of questions, right is an exact match.
+
+    Raises:
+        ValueError: the runs were not scored on the same examples, or these have no right and wrong answers.
+    """
+    _check_same_examples(first, second)
+    if _is_regression(first):
+        raise ValueError("a regression has no right and wrong answers")
+    one, other = _right(first, "pruned"), _right(second, "pruned")
+    alone = int((one & ~other).sum()), int((other & ~one).sum())
+    return min(1.0, 2 * float(stats.binom.cdf(min(alone), sum(alone), 0.5)))
+
+
+def changes(arrays: Arrays) -> Changes:
+    """How the pruned model's answers differ from the dense model's; all None for a regression. Of questions, right is an exact match."""
+    if _is_regression(arrays):
+        return Changes()
+    same = _answers(arrays, "dense") == _answers(arrays, "pruned")
+    dense, pruned = _right(arrays, "dense"), _right(arrays, "pruned")
+    lost, gained, changed = (int(these.sum()) for these in (dense & ~pruned, ~dense & pruned, ~dense & ~pruned & ~same))
+    return Changes(100.0 * float(same.mean()), lost, gained, changed)
+
+
+def calibration_error(arrays: Arrays, which: str = "pruned", bins: int = 15) -> float | None:
+    """The expected calibration error in percent (Guo et al., ICML 2017); None where there are no classes.
+
+    The mean distance of accuracy from the top probability, over equally wide bins of the latter, each open at its lower end.
+    """
+    if not _has_classes(arrays):
+        return None
+    top = np.exp(_log_probabilities(arrays, which).max(1))
+    in_bin = np.ceil(top * bins).astype(np.int64)
+    return 100.0 * float(np.abs(np.bincount(in_bin, _right(arrays, which) - top)).sum()) / len(top)
+
+
+def divergence(arrays: Arrays) -> float | None:
+    """The mean over the examples of KL(dense || pruned) of the predicted probabilities, in nats; None where there are no classes."""
+    if not _has_classes(arrays):
+        return None
+    dense, pruned = (_log_probabilities(arrays, which) for which in ("dense", "pruned"))
+    return float((np.exp(dense) * (dense - pruned)).sum(1).mean())
+
+
+def ranks(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rank of each method (column) in each row that has a score for all; 1 is the highest score, ties are averaged."""
+    return scores.dropna().astype(np.float64).rank(axis=1, ascending=False)
+
+
+def ranking(scores: pd.DataFrame) -> Ranking:
+    """Average ranks of methods (columns) over rows, with the tests of Demšar (JMLR 2006); higher scores are better.
+
+    The tests take rows for independent: of several ratios of one task they are too sure. Friedman's p-value is that of
+    the chi-squared approximation, rough for few rows.
+    """
+    found = ranks(scores)
+    rows, methods = found.shape
+    if rows < 2 or methods < 3:
+        return Ranking(found.mean(), rows, None, None)
+    studentized = float(stats.studentized_range.ppf(0.95, methods, np.inf))
+    critical = studentized * float(np.sqrt(methods * (methods + 1) / (12 * rows)))
+    return Ranking(found.mean(), rows, _friedman(found.to_numpy()), critical)
+
+
+def _friedman(found: Floats) -> float:
+    """Of ranks [rows, methods]; 1 where all tie everywhere, where the statistic is 0 / 0."""
+    if not np.ptp(found):
+        return 1.0
+    return float(stats.friedmanchisquare(*found.T).pvalue)
+
+
+def _check_same_examples(first: Arrays, second: Arrays) -> None:
+    """Of questions a record keeps no gold answers: there, what both runs answer alike must have been scored alike."""
+    if "gold" in first or "gold" in second:
+        same = np.array_equal(first.get("gold", ()), second.get("gold", ()))
+    elif same := len(first["answers_pruned"]) == len(second["answers_pruned"]):
+        alike = first["answers_pruned"] == second["answers_pruned"]
+        same = all(np.array_equal(first[key][alike], second[key][alike]) for key in ("em_pruned", "f1_pruned"))
+    if not same:
+        raise ValueError("the gold labels of the two runs differ: they were not scored on the same examples")
+
+
+def _is_regression(arrays: Arrays) -> bool:
+    return "gold" in arrays and arrays["gold"].dtype.kind == "f"
+
+
+def _has_classes(arrays: Arrays) -> bool:
+    return "gold" in arrays and not _is_regression(arrays)
+
+
+def _answers(arrays: Arrays, which: str) -> NDArray[Any]:
+    """A class or, of questions, a string for each example."""
+    return np.asarray(arrays[f"logits_{which}"].argmax(1) if _has_classes(arrays) else arrays[f"answers_{which}"])
+
+
+def _right(arrays: Arrays, which: str) -> Bools:
+    """Whether each answer is right."""
+    return np.asarray(_answers(arrays, which) == arrays["gold"] if _has_classes(arrays) else arrays[f"em_{which}"] == 100)
+
+
+def _log_probabilities(arrays: Arrays, which: str) -> Floats:
+    """The logarithms of the classes' probabilities [examples, classes]."""
+    return np.asarray(special.log_softmax(arrays[f"logits_{which}"].astype(np.float64), axis=1))
+
+
+def _value(score: str, arrays: Arrays) -> float:
+    """A score of the pruned model, in percent."""
+    measure, columns = _of(score, arrays, "pruned")
+    return float(measure(*columns))
+
+
+def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], list[NDArray[Any]]]:
+    """A score as a function of columns with one row per example; the function takes any leading axes before that of the examples."""
     if score in ("exact_match", "f1") and f"em_{which}" in arrays:
         return _mean, [arrays[f"{'em' if score == 'exact_match' else 'f1'}_{which}"]]
     gold, logits = arrays["gold"], arrays[f"logits_{which}"].astype(np.float64)
@@ -52,24 +218,30 @@ def _of(score: str, arrays: Mapping[str, Any], which: str) -> tuple[Callable[...
     if score == "accuracy":
         return _mean, [100.0 * (predicted == gold)]
     if score == "f1":
-        return _f1, [predicted, gold]
+        return _f1, [predicted == 1, gold == 1]
     raise ValueError(f"no interval for the score {score!r}")
 
 
-def _mean(values: Floats) -> float:
-    return float(values.mean())
+def _mean(values: Floats) -> Floats:
+    return np.asarray(values.mean(-1))
 
 
-def _f1(predicted: Floats, gold: Floats) -> float:
-    both, either = ((predicted == 1) & (gold == 1)).sum(), (predicted == 1).sum() + (gold == 1).sum()
-    return 200.0 * float(both) / max(int(either), 1)
+def _f1(predicted: Bools, gold: Bools) -> Floats:
+    return np.asarray(200.0 * (predicted & gold).sum(-1) / np.maximum(predicted.sum(-1) + gold.sum(-1), 1))
 
 
-def _pearson(predicted: Floats, gold: Floats) -> float:
-    if not (predicted.std() and gold.std()):
-        return 0.0
-    return 100.0 * float(np.corrcoef(predicted, gold)[0, 1])
+def _pearson(predicted: Floats, gold: Floats) -> Floats:
+    """0 where one side is constant."""
+    x, y = _centred(predicted), _centred(gold)
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.asarray(100.0 * (x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
-def _spearman(predicted: Floats, gold: Floats) -> float:
-    return _pearson(stats.rankdata(predicted), stats.rankdata(gold))
+def _centred(values: Floats) -> Floats:
+    """Taking off the first value first makes what is constant exactly 0."""
+    moved = values - values[..., :1]
+    return np.asarray(moved - moved.mean(-1, keepdims=True))
+
+
+def _spearman(predicted: Floats, gold: Floats) -> Floats:
+    return _pearson(stats.rankdata(predicted, axis=-1), stats.rankdata(gold, axis=-1))

@@ -1,0 +1,107 @@
+"""All records of some folders as one typed table."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import store
+from bench.record import Record, has_random_weights, is_quiet
+from bench.store import Stored
+
+Getter = Callable[[Record], Any]
+
+
+def _in(*path: str) -> Getter:
+    def get(record: Record) -> Any:
+        found: Any = record
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    return get
+
+
+def _score_name(record: Record) -> str | None:
+    """Which of its metrics is the score."""
+    metrics, score = record["dense"]["metrics"] or {}, record["dense"]["score"]
+    return next((name for name, value in metrics.items() if value == score), None)
+
+
+COLUMNS: dict[str, tuple[str, Getter]] = {
+    "id": ("string", _in("id")),
+    "status": ("string", _in("status")),
+    "reason": ("string", _in("reason")),
+    "created": ("string", _in("created")),
+    "command": ("string", _in("command")),
+    "machine": ("string", _in("machine", "name")),
+    "device": ("string", _in("device")),
+    "quiet": ("boolean", is_quiet),
+    "method": ("string", _in("method", "name")),
+    "task": ("string", _in("task")),
+    "model": ("string", _in("model")),
+    "random_weights": ("boolean", has_random_weights),
+    "unit": ("string", _in("unit")),
+    "ratio": ("Float64", _in("ratio")),
+    "seed": ("Int64", _in("seed")),
+    "precision": ("string", _in("precision")),
+    "round_to": ("Int64", _in("round_to")),
+    "sampler": ("string", _in("calibration", "sampler")),
+    "tokens": ("Int64", _in("calibration", "tokens")),
+    "score_name": ("string", _score_name),
+    "dense_score": ("Float64", _in("dense", "score")),
+    "dense_expected": ("Float64", _in("dense", "expected")),
+    "score": ("Float64", _in("pruned", "score")),
+    "flops_kept": ("Float64", _in("pruned", "flops_kept")),
+    "params_kept": ("Float64", _in("pruned", "params_kept")),
+    "weights_kept": ("Float64", _in("pruned", "weights_kept")),
+    "seconds": ("Float64", _in("prune", "seconds")),
+    "passes": ("Float64", _in("prune", "passes")),
+    "peak_bytes": ("Int64", _in("prune", "peak_bytes")),
+    "speedup": ("Float64", _in("latency", "headline", "speedup")),
+    "speedup_low": ("Float64", _in("latency", "headline", "low")),
+    "speedup_high": ("Float64", _in("latency", "headline", "high")),
+    "timed_batch": ("Int64", _in("latency", "headline", "batch")),
+    "timed_length": ("Int64", _in("latency", "headline", "length")),
+    "flops_bound": ("Float64", _in("latency", "limits", "flops_bound")),
+}
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity, so that what is computed from it can be kept
+class Frame:
+    """`table` has one row for each record, columns as in COLUMNS, and is indexed by the record's folder (a string).
+
+    `stored` gives by that index the record itself and its arrays; `problems` are sentences about what was passed over.
+    """
+
+    table: pd.DataFrame
+    stored: dict[str, Stored]
+    problems: list[str]
+
+
+def load(folders: Iterable[Path]) -> Frame:
+    """The newest whole record of every run under the folders."""
+    stored: dict[str, Stored] = {}
+    problems = []
+    for folder in folders:
+        found = store.load(folder)
+        stored |= {entry.folder.as_posix(): entry for entry in found.records}
+        problems += [f"passed over, not a whole record of this schema: {path.as_posix()}" for path in found.broken]
+        if found.superseded:
+            problems.append(f"{folder.as_posix()}: {found.superseded} older records of the same runs are not shown")
+    return Frame(of(stored), stored, problems)
+
+
+def of(stored: dict[str, Stored]) -> pd.DataFrame:
+    """The table of some records."""
+    columns = {name: [get(entry.record) for entry in stored.values()] for name, (_, get) in COLUMNS.items()}
+    table = pd.DataFrame(columns, index=pd.Index(list(stored), dtype="string", name="folder"))
+    return table.astype({name: kind for name, (kind, _) in COLUMNS.items()})
+
+
+def scored(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table the runs that accuracies may be compared by: ok, real weights, float32, FLOPs removed, the protocol's sample."""
+    plain = (table.status == "ok") & ~table.random_weights & (table.precision == "fp32") & (table.unit == "flops")
+    return table[plain & table.round_to.isna() & (table.sampler == "tokens") & (table.method != "replay")]

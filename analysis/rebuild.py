@@ -1,0 +1,47 @@
+"""Every table and figure that some records suffice for, and the report."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from analysis import figures, frame, grid, published, report, style, tables
+from bench.errors import UserError
+from bench.files import CONF
+
+
+def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Iterator[str]:
+    """Write everything below `out`, and yield a line for each file or problem; `machine` is whose timings are shown.
+
+    Raises:
+        UserError: there is no record at all.
+    """
+    found = frame.load(folders)
+    yield from found.problems
+    if found.table.empty:
+        raise UserError(f"{', '.join(map(str, folders))}: no record; python -m bench makes the first, make grid-small many")
+    here = machine or grid.most_timed(list(found.stored.values()))
+    for kind in ("tables", "figures"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    yield f"timings: {here}"
+    for name, table in [*tables.all_tables(found, here), ("published", published.compare(found.table))]:
+        if table.empty:
+            yield f"table {name}: no records for it"
+            continue
+        tables.write(table, out / "tables", name)
+        yield f"{(out / 'tables' / name).as_posix()}.csv, .md, .tex"
+    captions = []
+    for drawn in figures.all_figures(found, here):
+        style.save(drawn.figure, out / "figures", drawn.name)
+        captions.append(f"![{drawn.name}]({drawn.name}.svg)\n\n{drawn.caption}\n")
+        yield f"{(out / 'figures' / drawn.name).as_posix()}.svg, .png"
+    (out / "figures" / "README.md").write_text("\n".join(captions), encoding="utf-8")
+    report.write(found, here, out / "report.html", missing(found))
+    yield (out / "report.html").as_posix()
+
+
+def missing(found: frame.Frame) -> list[str]:
+    """The cells of our grids without a record, in words."""
+    lines = []
+    for path in sorted((CONF / "sweep").glob("*.yaml")):
+        rows = grid.table(path.stem, list(found.stored.values()), "")
+        lines += [f"{path.stem}: {task} {ratio} {method}" for task, ratio, method, _, dense, *_ in rows if dense == "missing"]
+    return lines

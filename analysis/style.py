@@ -1,0 +1,91 @@
+"""How everything is drawn: one colour and marker for a method everywhere, told apart by everybody and in print."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COLOURS = {  # Okabe and Ito's palette, and three greys and browns
+    "kprune": "#0072b2",
+    "kwon": "#d55e00",
+    "kcm": "#009e73",
+    "flap": "#cc79a7",
+    "wanda-sp": "#e69f00",
+    "fisher": "#56b4e9",
+    "taylor": "#7a5195",
+    "magnitude": "#222222",
+    "random": "#8a8a8a",
+    "tp": "#7f6b3a",
+    "smp": "#b03060",
+    "cofi": "#5a8f29",
+}
+MARKERS = {
+    "kprune": "*",
+    "kwon": "s",
+    "kcm": "^",
+    "flap": "D",
+    "wanda-sp": "v",
+    "fisher": "o",
+    "taylor": "P",
+    "magnitude": "X",
+    "random": "x",
+}
+VARIANTS = ("o", "v", "^", "<", ">", "p", "h", "d", "8")
+BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8}
+OTHER = "#606060"
+SETTINGS: Any = {
+    "svg.hashsalt": "prunebench",
+    "font.size": 9.0,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 9.0,
+    "legend.fontsize": 8.0,
+}
+
+
+def family(method: str) -> str:
+    """The method that a variant belongs to: kprune-one-shot to kprune, tp-lamp to tp."""
+    return next((name for name in COLOURS if method == name or method.startswith(f"{name}-")), method)
+
+
+def colour(method: str) -> str:
+    """A variant has its method's colour."""
+    return COLOURS.get(family(method), OTHER)
+
+
+def marker(method: str) -> str:
+    """A variant has a marker of its own, the same everywhere."""
+    return MARKERS.get(method) or VARIANTS[sum(map(ord, method)) % len(VARIANTS)]
+
+
+def point(method: str) -> dict[str, Any]:
+    """Keywords of a method's line or points."""
+    return {"color": colour(method), "marker": marker(method), "markersize": 9 if marker(method) == "*" else 6}
+
+
+def panels(count: int, width: float = 3.4, height: float = 2.8, most: int = 3) -> tuple[Figure, list[Any]]:
+    """A figure with so many panels, at most `most` beside each other."""
+    columns = max(1, min(count, most))
+    rows = -(-count // columns)
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
+        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    return figure, axes
+
+
+def legend_below(figure: Figure, axes: list[Any], columns: int = 5) -> None:
+    """One legend for all panels, every name once."""
+    entries: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """As SVG and PNG, the same bytes for the same content."""
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})

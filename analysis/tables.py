@@ -1,0 +1,197 @@
+"""Tables from records, each a pandas frame of numbers; `write` leaves them as CSV, Markdown and LaTeX."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.frame import Frame, scored
+from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
+
+CELL = ["task", "model", "sample", "ratio", "method"]
+WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
+
+
+@cache
+def runs(frame: Frame, machine: str | None = None) -> pd.DataFrame:
+    """The runs that accuracies are compared by, one for each cell and seed: the newest, of any machine or of one.
+
+    `sample` is the number of calibration tokens in thousands.
+    """
+    found = scored(frame.table)
+    found = found if machine is None else found[found.machine == machine]
+    found = found.assign(sample=(found.tokens / 1000).round()).sort_values("created")
+    return found.drop_duplicates([*CELL, "seed"], keep="last").sort_values([*CELL, "seed"])
+
+
+@cache
+def accuracy(frame: Frame) -> pd.DataFrame:
+    """One row for each cell: `runs` that differ, `dense`, `score`, `drop`, half intervals over seeds and over examples,
+    and `wins`: no other method's run of the same seed is as good within the paired interval."""
+    rows = []
+    for key, group in runs(frame).groupby(CELL):
+        arrays = [frame.stored[folder].arrays() for folder in group.index]
+        kept = [np.concatenate([one["heads"].ravel(), one["neurons"].ravel()]) for one in arrays]
+        distinct = len({one.tobytes() for one in kept})
+        seeds = over_seeds(group.score.tolist()) if distinct > 1 else None
+        examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
+        dense, score = group.dense_score.mean(), group.score.mean()
+        rows.append([*key, distinct, dense, score, dense - score, seeds, examples])
+    table = pd.DataFrame(rows, columns=[*CELL, "runs", "dense", "score", "drop", "seeds", "examples"])
+    return table.assign(wins=_winners(frame, table))
+
+
+def _winners(frame: Frame, table: pd.DataFrame) -> list[bool]:
+    """Of every row whether its method is the best of its task, model, sample and ratio beyond noise."""
+    found = runs(frame)
+    wins = pd.Series(False, index=table.index)
+    for _, rivals in table.groupby(CELL[:-1]):
+        order = rivals.sort_values("score", ascending=False)
+        best, others = order.iloc[0], order.iloc[1:]
+        own = _by_seed(found, best)
+        wins[order.index[0]] = len(others) > 0 and all(_better(frame, own, _by_seed(found, other)) for _, other in others.iterrows())
+    return wins.tolist()
+
+
+def _by_seed(found: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """The folders of a cell's runs by their seed."""
+    same = found[(found[CELL] == row[CELL]).all(axis=1)]
+    return pd.Series(same.index, index=same.seed)
+
+
+def _better(frame: Frame, first: pd.Series, second: pd.Series) -> bool:
+    """Whether the first run with a seed that both have is better than the second's beyond the examples' noise."""
+    common = first.index.intersection(second.index)
+    if common.empty:
+        return False
+    a, b = frame.stored[first[common[0]]], frame.stored[second[common[0]]]
+    name = str(frame.table.score_name[first[common[0]]])
+    return bool(paired(name, a.arrays(), b.arrays()).low > 0)
+
+
+def best_speedups(frame: Frame, machine: str, within: float = WITHIN) -> pd.DataFrame:
+    """The highest speedup on a machine at which a method's run loses at most so many points: methods by (model, task), and
+    `mean`, the geometric mean over those that a method has; missing where no run reaches it or none was timed."""
+    found = scored(frame.table)
+    timed = found[(found.machine == machine) & found.speedup.notna()]
+    good = timed[timed.dense_score - timed.score <= within]
+    table = good.pivot_table(index="method", columns=["model", "task"], values="speedup", aggfunc="max")
+    table = table.reindex(sorted(timed.method.unique()))
+    means = table.apply(_geometric, axis=1)
+    table[("mean", "")] = means
+    return table
+
+
+def _geometric(row: pd.Series) -> float:
+    values = row.dropna().astype(float)
+    return float(stats.gmean(values)) if len(values) else float("nan")
+
+
+def costs(frame: Frame, machine: str) -> pd.DataFrame:
+    """What pruning cost on a machine: passes, and seconds and peak memory of runs that had it for themselves."""
+    found = runs(frame, machine)
+    own = found.quiet.fillna(False).astype(bool)
+    found = found.assign(passes=found.passes.where(own | (found.device == "cpu")), seconds=found.seconds.where(own))
+    table = found.groupby(CELL)[["passes", "seconds", "peak_bytes"]].mean().reset_index()
+    return table.assign(peak_mb=table.pop("peak_bytes") / 1e6)
+
+
+def kept(frame: Frame) -> pd.DataFrame:
+    """Shares of FLOPs, of the layers' parameters and, where weights were pruned, of weights that are left."""
+    return runs(frame).groupby(CELL)[["flops_kept", "params_kept", "weights_kept"]].mean().reset_index()
+
+
+def dense(frame: Frame) -> pd.DataFrame:
+    """Dense scores beside what was expected of the checkpoint, where that is known."""
+    found = scored(frame.table).groupby(["task", "model"])[["dense_score", "dense_expected"]].agg(["min", "max"])
+    low, high = found["dense_score"]["min"], found["dense_score"]["max"]
+    expected = found["dense_expected"]["max"]
+    return pd.DataFrame({"dense": high, "spread": high - low, "expected": expected, "difference": high - expected}).reset_index()
+
+
+def answers(frame: Frame) -> pd.DataFrame:
+    """What the score hides, means over a cell's runs: agreement with the dense model (percent), examples that were right and are
+    wrong (`lost`), the other way (`gained`), wrong in another way (`changed`); calibration error of both models (percent), and
+    the divergence of the pruned model's probabilities from the dense model's (nats)."""
+    found = runs(frame)
+    rows = [_behind(frame.stored[folder].arrays()) for folder in found.index]
+    columns = ["agreement", "lost", "gained", "changed", "calibration_dense", "calibration_pruned", "divergence"]
+    table = pd.DataFrame(rows, columns=columns, index=found.index).astype("Float64")
+    return pd.concat([found[CELL], table], axis=1).groupby(CELL)[columns].mean().dropna(how="all").reset_index()
+
+
+def _behind(arrays: Any) -> list[Any]:
+    one = changes(arrays)
+    errors = [calibration_error(arrays, which) for which in ("dense", "pruned")]
+    return [one.agreement, one.lost, one.gained, one.changed, *errors, divergence(arrays)]
+
+
+def ranks(frame: Frame) -> pd.DataFrame:
+    """Average ranks of methods (1: best) over the tasks and models in which all of them were scored, for each ratio and sample,
+    with Friedman's p and Nemenyi's critical difference where there are enough of both."""
+    tables = []
+    for (ratio, sample), group in accuracy(frame).groupby(["ratio", "sample"]):
+        scores = group.pivot_table(index=["task", "model"], columns="method", values="score", aggfunc="first")
+        most = scores.loc[:, scores.notna().sum() == scores.notna().sum().max()]
+        found = ranking(most)
+        if found.rows < 2 or len(found.average) < 2:
+            continue
+        named = {"ratio": ratio, "sample": sample, "method": found.average.index, "rank": found.average.to_numpy(), "rows": found.rows}
+        tables.append(pd.DataFrame({**named, "friedman_p": found.friedman, "critical_difference": found.critical}))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def all_tables(frame: Frame, machine: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table with its name."""
+    yield "accuracy", accuracy(frame)
+    yield "best-speedup", best_speedups(frame, machine).reset_index()
+    yield "cost", costs(frame, machine)
+    yield "kept", kept(frame)
+    yield "dense", dense(frame)
+    yield "answers", answers(frame)
+    yield "ranks", ranks(frame)
+
+
+def write(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """`name`.csv with all digits, `name`.md and `name`.tex as they are read; what is missing is left empty."""
+    flat = table.copy()
+    flat.columns = pd.Index([" ".join(column).strip() if table.columns.nlevels > 1 else column for column in table.columns.tolist()])
+    flat.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format="%.10g")
+    shown = shaped(flat) if name == "accuracy" else flat
+    text = shown.map(_text)
+    (folder / f"{name}.md").write_text(text.to_markdown(index=False) + "\n", encoding="utf-8")
+    latex = text.map(_latex).style.hide(axis="index").to_latex(hrules=True)
+    (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
+
+
+def shaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The accuracy table as people read it: a row for each method, a column for each ratio; winners in stars."""
+    text = table.apply(_entry, axis=1) if len(table) else pd.Series(dtype="string")
+    cells = table.assign(text=text).pivot(index=["task", "model", "sample", "method"], columns="ratio", values="text")
+    cells.columns = [f"{ratio:g}" for ratio in cells.columns]
+    return cells.reset_index().rename(columns={"sample": "1000 tokens"})
+
+
+def _entry(row: pd.Series) -> str:
+    """Score, ± over seeds or "1 run", and (±) over examples."""
+    seeds = "1 run" if pd.isna(row.seeds) else f"± {row.seeds:.1f}"
+    score = f"**{row.score:.2f}**" if row.wins else f"{row.score:.2f}"
+    return f"{score} {seeds} (± {row.examples:.1f})"
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _latex(text: str) -> str:
+    """Signs that LaTeX reads otherwise; stars as bold."""
+    if text.startswith("**"):
+        bold, rest = text[2:].split("**", 1)
+        return rf"\textbf{{{bold}}}{_latex(rest)}"
+    return text.replace("_", r"\_").replace("%", r"\%").replace("±", r"$\pm$")

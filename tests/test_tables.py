@@ -1,0 +1,187 @@
+"""The frame, the tables, what to choose and what changed, from faked records."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import changes, choose, frame, tables
+from bench import store
+from bench.errors import UserError
+from tests.test_store import made
+
+GOLD = np.arange(400) % 2
+
+
+def entry(folder, method="magnitude", score=70.0, seed=0, ratio=0.5, speedup=2.0, masks=None, machine="test-2c", tokens=100_020, **more):
+    """A stored record whose pruned model is right on the first `score` percent of 400 examples."""
+    record = made(
+        status=more.pop("status", "ok"), seed=seed, task="mrpc", model="minilm", ratio=ratio, id=f"{method}{ratio}{seed}{machine}"
+    )
+    record["method"] = {"name": method}
+    record["machine"] |= {"name": machine, "load": 0.0}
+    record["calibration"] |= {"tokens": tokens}
+    record["dense"] |= {"score": 80.0, "metrics": {"accuracy": 80.0, "f1": 50.0}, "expected": 81.0}
+    record["pruned"] |= {"score": score, "metrics": {"accuracy": score, "f1": 50.0}, "flops_kept": 1 - ratio, "params_kept": 0.6}
+    record["prune"] |= {
+        "seconds": 8.0,
+        "passes": 2.0,
+        "peak_bytes": 5_000_000,
+        "notes": [],
+        "stages": {"measure": 8.0},
+        "pass_seconds": 4.0,
+    }
+    record["latency"]["headline"] |= {"speedup": speedup, "low": speedup - 0.1, "high": speedup + 0.1}
+    record |= more
+    right = (np.arange(400) + 97 * len(method)) % 400 < 4 * score  # methods err on other examples
+    logits = np.stack([(GOLD == 0) == right, (GOLD == 1) == right], 1).astype(np.float32)
+    heads = np.ones((2, 4)) if masks is None else masks
+    arrays = {"gold": GOLD, "logits_pruned": logits, "logits_dense": logits, "heads": heads, "neurons": np.ones((2, 8))}
+    return store.Stored(record, store.write(folder, record, arrays))
+
+
+def framed(*entries):
+    stored = {one.folder.as_posix(): one for one in entries}
+    return frame.Frame(frame.of(stored), stored, [])
+
+
+def test_a_frame_says_what_it_passed_over(tmp_path):
+    entry(tmp_path)
+    (tmp_path / "test-2c" / "half").mkdir()
+    (tmp_path / "test-2c" / "half" / "record.json").write_text('{"schema": 1')
+    (tmp_path / "test-2c" / "other").mkdir()
+    (tmp_path / "test-2c" / "other" / "record.json").write_text('{"schema": 99}')
+    found = frame.load([tmp_path])
+    assert len(found.table) == 1
+    assert len(found.problems) == 2
+    assert set(map(str, found.table.dtypes)) == {"string", "boolean", "Float64", "Int64"}
+
+
+def test_a_record_that_failed_before_it_looked_is_read(tmp_path):
+    early = entry(tmp_path, status="failed")
+    del early.record["machine"]["load"]
+    table = frame.of({"x": early})
+    assert not table.quiet.iloc[0]
+    assert frame.scored(table).empty
+
+
+def test_no_records_is_an_empty_frame(tmp_path):
+    assert frame.load([tmp_path]).table.empty
+    assert tables.accuracy(frame.load([tmp_path])).empty
+
+
+def test_accuracy_tells_seeds_and_examples_apart(tmp_path):
+    masks = [np.ones((2, 4)), np.tril(np.ones((2, 4)))]
+    found = tables.accuracy(framed(*(entry(tmp_path, score=70.0 + 2 * seed, seed=seed, masks=masks[seed]) for seed in (0, 1))))
+    (row,) = found.to_dict("records")
+    assert (row["runs"], row["score"], row["drop"], row["sample"]) == (2, 71.0, 9.0, 100)
+    assert row["seeds"] == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem([70.0, 72.0]))
+    assert 3 < row["examples"] < 6
+
+
+def test_equal_masks_of_all_seeds_are_one_run(tmp_path):
+    (row,) = tables.accuracy(framed(*(entry(tmp_path, seed=seed) for seed in (0, 1, 2)))).to_dict("records")
+    assert row["runs"] == 1
+    assert pd.isna(row["seeds"])
+    assert "1 run" in tables.shaped(tables.accuracy(framed(entry(tmp_path))))["0.5"].iloc[0]
+
+
+def test_samples_of_other_sizes_are_other_cells(tmp_path):
+    found = tables.accuracy(framed(entry(tmp_path), entry(tmp_path, seed=1, tokens=25_010)))
+    assert found["sample"].tolist() == [25, 100]
+
+
+@pytest.mark.parametrize(("other", "wins"), [(79.0, False), (60.0, True)])
+def test_a_winner_is_one_beyond_noise(tmp_path, other, wins):
+    found = tables.accuracy(framed(entry(tmp_path, "kprune", 80.0), entry(tmp_path, "kwon", other))).set_index("method")
+    assert found.wins["kprune"] == wins
+    assert not found.wins["kwon"]
+    assert ("**80.00**" in tables.shaped(found.reset_index()).set_index("method")["0.5"]["kprune"]) == wins
+
+
+def test_a_method_alone_wins_nothing(tmp_path):
+    assert not tables.accuracy(framed(entry(tmp_path))).wins.any()
+
+
+def test_the_best_speedup_is_among_runs_that_lose_little(tmp_path):
+    found = framed(
+        entry(tmp_path, "kprune", 78.0, ratio=0.5, speedup=1.9),
+        entry(tmp_path, "kprune", 77.5, ratio=0.6, speedup=2.4),
+        entry(tmp_path, "kprune", 70.0, ratio=0.75, speedup=3.9),
+        entry(tmp_path, "kwon", 60.0, speedup=2.0),
+        entry(tmp_path, "kwon", 79.0, speedup=9.0, machine="other"),
+    )
+    table = tables.best_speedups(found, "test-2c")
+    assert table.loc["kprune", ("minilm", "mrpc")] == 2.4
+    assert table.loc["kprune", ("mean", "")] == pytest.approx(2.4)
+    assert table.loc["kwon"].isna().all()
+
+
+def test_costs_are_those_of_one_machine_and_of_quiet_hours(tmp_path):
+    busy = entry(tmp_path, seed=1)
+    busy.record["prune"] |= {"seconds": 99.0, "notes": ["other work on the machine while pruning: 0.40 per core"]}
+    (row,) = tables.costs(framed(entry(tmp_path), busy, entry(tmp_path, seed=2, machine="other")), "test-2c").to_dict("records")
+    assert (row["passes"], row["seconds"], row["peak_mb"]) == (2.0, 8.0, 5.0)
+
+
+def test_dense_scores_stand_beside_what_was_expected(tmp_path):
+    (row,) = tables.dense(framed(entry(tmp_path))).to_dict("records")
+    assert (row["dense"], row["expected"], row["difference"]) == (80.0, 81.0, -1.0)
+
+
+def test_tables_are_written_the_same_twice_and_escaped(tmp_path):
+    found = framed(entry(tmp_path / "r", "my_method", 80.0), entry(tmp_path / "r", "kwon", 50.0))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for table, content in tables.all_tables(found, "test-2c"):
+            if not content.empty:
+                tables.write(content, tmp_path / name, table)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 3 * 6, "ranks need more than one task"
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    latex = (tmp_path / "a" / "accuracy.tex").read_text()
+    assert r"my\_method" in latex
+    assert r"\textbf{80.00}" in latex
+    assert pd.read_csv(tmp_path / "a" / "accuracy.csv").score.tolist() == [50.0, 80.0]
+
+
+def test_choose_names_what_reaches_a_speedup_best_score_first(tmp_path):
+    found = framed(
+        entry(tmp_path, "kprune", 78.0, speedup=2.2),
+        entry(tmp_path, "kwon", 79.0, speedup=2.05),
+        entry(tmp_path, "flap", 60.0, speedup=1.5),
+    )
+    answer = choose.choose(found, "test-2c", "mrpc", "minilm", choose.Goal(2.0, None))
+    assert [(row[0], row[-1]) for row in answer.rows] == [("kwon", "likely"), ("kprune", "surely")]
+    assert answer.commands[0].endswith("save=DIR")
+    answer = choose.choose(found, "test-2c", "mrpc", "minilm", choose.Goal(None, 8.0))
+    assert [(row[0], row[-1]) for row in answer.rows] == [("kprune", "surely"), ("kwon", "surely")], "2 and 1 points, ± 4.1 and 4.0"
+
+
+def test_choose_names_the_runs_that_would_settle_it(tmp_path):
+    untimed = entry(tmp_path, "kprune", 78.0, ratio=0.75)
+    untimed.record["latency"]["headline"] = None
+    answer = choose.choose(framed(untimed, entry(tmp_path, "kwon", 70.0, speedup=1.8)), "test-2c", "mrpc", "minilm", choose.Goal(3.0, None))
+    assert answer.rows == []
+    assert "python -m bench method=kprune task=mrpc model=minilm ratio=0.75 latency=quick" in answer.to_run
+    assert "python -m bench method=kwon task=mrpc model=minilm ratio=0.7 latency=quick" in answer.to_run
+
+
+def test_choose_refuses_two_goals_and_unknown_tasks(tmp_path):
+    with pytest.raises(UserError, match="one of the two"):
+        choose.Goal(2.0, 3.0)
+    with pytest.raises(UserError, match="no scored record of task=sst2"):
+        choose.choose(framed(entry(tmp_path)), "test-2c", "sst2", "minilm", choose.Goal(2.0, None))
+
+
+def test_changes_beyond_noise_are_told(tmp_path):
+    a = framed(entry(tmp_path / "a", "kprune", 80.0), entry(tmp_path / "a", "kwon", 70.0), entry(tmp_path / "a", "flap", 60.0))
+    slower = entry(tmp_path / "b", "kwon", 70.0, speedup=1.5)
+    slower.record["prune"]["passes"] = 3.0
+    b = framed(entry(tmp_path / "b", "kprune", 60.0), slower, entry(tmp_path / "b", "kcm", 60.0))
+    found = changes.between(a, b)
+    assert found.both == 2
+    assert [(row[0], row[4]) for row in found.rows] == [("score", "kprune"), ("speedup", "kwon"), ("passes", "kwon")]
+    assert found.rows[0][-1].startswith("-20.00 [")
+    assert len(found.only_a) == len(found.only_b) == 1
+    assert changes.between(a, a).rows == []
