@@ -12,6 +12,8 @@ from bench import store
 from bench.errors import UserError
 from bench.show import print_table
 
+FAR = 10  # points below the dense score
+FEW = 5  # runs that are named
 USAGE = """python -m analysis [FOLDER ...] [--out DIR] [--machine NAME]
   every table and figure that the records in the folders suffice for, and the report (default: results, to results)
 python -m analysis grid NAME [key=value ...] [FOLDER ...]
@@ -39,7 +41,9 @@ def main() -> int:
                 _compare(Path(a), Path(b))
             case ["timing", source, target]:
                 _timing(Path(source), Path(target))
-            case ["grid" | "compare" | "timing", *_]:
+            case ["compare", *_]:
+                raise UserError("compare needs two folders of records: make compare A=FOLDER B=FOLDER")
+            case ["grid" | "timing", *_]:
                 raise UserError(USAGE)
             case words:
                 _everything(words)
@@ -100,6 +104,8 @@ def _choose(keys: dict[str, str], folders: list[Path]) -> None:
     print(f"by the records of {here}:")
     if answer.rows:
         print_table(answer.rows, choose.HEADER, ["± examples", "drop", "runs"], words=1)
+        if min(float(row[choose.HEADER.index("drop")]) for row in answer.rows) > FAR:
+            print(f"all of these lose more than {FAR} points: no pruned model worth having is among them")
         print("the model is made by\n" + "\n".join(f"  {command}" for command in answer.commands))
     else:
         print("no run reaches it")
@@ -122,7 +128,7 @@ def _compare(a: Path, b: Path) -> None:
         print_table(found.rows, changes.HEADER, ["seed"], words=5)
     print(f"{found.both} runs in both, {len({tuple(row[1:6]) for row in found.rows})} of them changed beyond noise")
     for name, only in ((a, found.only_a), (b, found.only_b)):
-        print(f"only in {name}: {', '.join(only) if only else 'none'}")
+        print(f"only in {name}: {len(only)}{': ' + '; '.join(only[:FEW]) + '; …' * (len(only) > FEW) if only else ''}")
 
 
 def _timing(source: Path, target: Path) -> None:

@@ -62,4 +62,4 @@ def _score(a: Frame, b: Frame, one: pd.Series, other: pd.Series) -> list[str] | 
 
 
 def _names(keys: pd.Index) -> list[str]:
-    return [f"{method} {task} {model} {ratio:g} seed {seed}" for task, model, _, ratio, method, seed in keys]
+    return [f"{method} {task} {model} {ratio:g} seed {seed}, {sample:g} 000 tokens" for task, model, sample, ratio, method, seed in keys]

@@ -87,6 +87,8 @@ def _to_run(found: pd.DataFrame, timed: pd.DataFrame, task: str, model: str, goa
     """Commands whose records are missing: runs without a timing here that could reach the goal, and each method at the ratio at
     which its FLOPs would allow the speedup."""
     words = f"task={task} model={model}"
+    if timed["sample"].nunique() == 1:  # what is compared has one calibration sample
+        words += f" calibration.tokens={1000 * int(timed['sample'].iloc[0])}"
     open_runs = found[~found.index.isin(timed.index)]
     measured = set(zip(timed.method, timed.ratio, strict=True))
     wanted = []

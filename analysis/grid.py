@@ -24,7 +24,7 @@ def table(name: str, stored: Sequence[Stored], machine: str, changes: Cell | Non
 
     `runs` counts the seeds that are there, of those wanted. `± seeds` is half of the 95 % t interval over seeds,
     `± examples` the mean of the records' half bootstrap intervals over the evaluation examples. Scores come from any
-    machine's records, what was timed only from `machine`'s, and seconds only from those made while it was quiet.
+    machine's records, what was timed only from `machine`'s, and seconds and speedups only from those made while it was quiet.
     `changes` are set in every cell, as in a grid that was run with them.
     """
     rows = []
@@ -76,7 +76,7 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
     timed = [record for record in records if record["machine"]["name"] == machine]
     quiet = [record["prune"]["seconds"] for record in timed if is_quiet(record)]
     passes = [record["prune"]["passes"] for record in timed if record["device"] == "cpu" or is_quiet(record)]  # a shared GPU has no unit
-    speedups = [record["latency"]["headline"]["speedup"] for record in timed if record["latency"]["headline"]]
+    speedups = [record["latency"]["headline"]["speedup"] for record in timed if record["latency"]["headline"] and is_quiet(record)]
     return [
         runs,
         number(mean(record["dense"]["score"] for record in records), ".2f"),

@@ -16,7 +16,7 @@ def first_line(error: BaseException) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest of the known words, else `; choose from ...`."""
     known = sorted(known)
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    close = get_close_matches(word, known, n=1, cutoff=0.7)  # gpu is not cpu
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; choose from {', '.join(known)}" if known else ""

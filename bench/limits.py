@@ -23,13 +23,17 @@ from bench.stages import say
 from bench.timing import Ratio, alternate, forward, inputs, paired
 
 WIDTH_OF_SKELETON = 8  # of a head, and of a feed-forward; the least that every attention kernel takes
+UNSTEADY = 0.15  # relative difference of two measurements of one speedup
 LAUNCH, CLOSE = 0.5, 0.9  # from which share on operators' issuing limits; what counts as reached
 
 
-def explain(dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
+def explain(
+    dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str, headline: float | None = None
+) -> dict[str, Any]:
     """The record's `latency.limits`: bounds of the speedup, shares of the time, and the verdict in words.
 
-    `alone` holds the same for one example at a time, where the plan's grid has that.
+    `alone` holds the same for one example at a time, where the plan's grid has that. `headline`: the speedup that was measured
+    just before; where the two disagree the machine was too unsteady for a verdict, which says so.
     """
     say("timing what limits the speedup")
     twins = [dense.module, pruned, native(pruned), _emptied(dense)]
@@ -46,7 +50,16 @@ def explain(dense: PrunableModel, masks: Masks, pruned: nn.Module, plan: Latency
         rounds = replace(plan, min_rounds=fewer, width=None)
         return {"batch": batch, "length": length, **summary(alternate(timers, rounds, warm_up=1).T, kept)}
 
-    return {**at(plan.batch), "alone": at(1) if 1 in plan.batches and plan.batch > 1 else None}
+    found = at(plan.batch)
+    again = found.pop("reached")
+    if headline and abs(again / headline - 1) > UNSTEADY:
+        found["verdict"] = (
+            f"unsteady machine: {headline:.2f} times as fast in one measurement, {again:.2f} in the next; rerun=true repeats it"
+        )
+    alone = at(1) if 1 in plan.batches and plan.batch > 1 else None
+    if alone:
+        alone.pop("reached")
+    return {**found, "alone": alone}
 
 
 def _emptied(dense: PrunableModel) -> nn.Module:
@@ -68,7 +81,7 @@ def summary(times: np.ndarray, kept: float) -> dict[str, Any]:
         "launch_share": round(min(1.0, float(np.median(issuing / pruned))), 4),
         "rounds": times.shape[1],
     }
-    return {**found, "verdict": verdict(reached, found)}
+    return {**found, "verdict": verdict(reached, found), "reached": reached.speedup}
 
 
 def verdict(reached: Ratio, found: dict[str, Any]) -> str:

@@ -100,7 +100,8 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             plan, positions = run.keys.latency, encoder.positions
             record["latency"] |= latency.compare(dense.module, small, plan, positions, run.device)
             if plan.limits and record["latency"]["headline"]:
-                record["latency"]["limits"] = limits.explain(dense, masks, small, plan, positions, run.device)
+                headline = record["latency"]["headline"]["speedup"]
+                record["latency"]["limits"] = limits.explain(dense, masks, small, plan, positions, run.device, headline)
             if run.keys.round_to and record["latency"]["headline"]:
                 unrounded = shrink.shrink(pruned.model, pruned.masks)
                 effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)

@@ -32,9 +32,7 @@ class KPrune(Method):
     `mu` may be the word head_dim. `head_gradient`: a head's predictive knowledge is the mean of its columns' squared
     gradients (column, as the authors' code) or the square of its own gradient (head, as the paper's formula).
     `remeasure`: measure again only every so many sub-layers (from the second on, where gradients begin), 0: never, all
-    masks from one measurement of the dense model. `spare_heads`: so many heads of every attention, its best, stay whatever
-    the others score (0 in the paper; docs/results.md says what it is for). `legacy_tuning` and `legacy_broadcast` reproduce
-    the authors' code.
+    masks from one measurement of the dense model. `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
     """
 
     lambda_pred: float = 1.0
@@ -44,7 +42,6 @@ class KPrune(Method):
     tuning: bool = True
     remeasure: int = 1
     head_gradient: str = "column"
-    spare_heads: int = 0
     legacy_tuning: bool = False
     legacy_broadcast: bool = False
 
@@ -55,8 +52,6 @@ class KPrune(Method):
             raise ValueError(f"head_gradient={self.head_gradient}: column or head")
         if self.remeasure < 0:
             raise ValueError(f"remeasure={self.remeasure}: a number of sub-layers, or 0")
-        if self.spare_heads < 0:
-            raise ValueError(f"spare_heads={self.spare_heads}: a number of heads, or 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature:g}: more than 0")
         if not isinstance(self.mu, str) and self.mu <= 0:
@@ -86,6 +81,10 @@ class KPrune(Method):
                 self._tune(model, s, kept, teacher, student)
         return masks
 
+    def spared(self, scores: Floats, sublayer: int) -> Floats:
+        """The scores of a sub-layer's units as they are compared with the threshold; for variants to change."""
+        return scores
+
     def _measured(self, s: int) -> bool:
         """Whether the knowledge is measured again before sub-layer s; that of the dense model has no gradients."""
         return s == 0 or (self.remeasure > 0 and (s - 1) % self.remeasure == 0)
@@ -105,6 +104,25 @@ class KPrune(Method):
         else:
             teacher.advance(model, s)
         student.advance(model, s, factors_of(model, s, kept.astype(float)))
+
+
+@dataclass
+class KPruneSpare(KPrune):
+    """K-prune, but the `spare_heads` best heads of every attention stay whatever the others score; not in the paper, see
+    docs/results.md."""
+
+    spare_heads: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spare_heads < 0:
+            raise ValueError(f"spare_heads={self.spare_heads}: a number of heads, or 0")
+
+    def spared(self, scores: Floats, sublayer: int) -> Floats:
+        """The spared heads above all others."""
+        if self.spare_heads and sublayer % 2 == 0:
+            scores[np.argsort(-scores, kind="stable")[: self.spare_heads]] = np.inf
+        return scores
 
 
 class Knowledge:
@@ -154,14 +172,8 @@ class Knowledge:
             columns += method.lambda_pred * predictive[j] / (2 * n)
             units = columns.view(model.shape.units(t), -1).mean(1) / budget.price(t).each
             factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)
-            result.append(self._spared((factor * units).cpu().numpy(), t))
+            result.append(method.spared((factor * units).cpu().numpy(), t))
         return result
-
-    def _spared(self, scores: Floats, sublayer: int) -> Floats:
-        """An attention's scores, with those of its heads that are to stay above all others."""
-        if self.method.spare_heads and sublayer % 2 == 0:
-            scores[np.argsort(-scores, kind="stable")[: self.method.spare_heads]] = np.inf
-        return scores
 
     def _forward(self, hidden: Tensor, context: Context, s: int, ones: dict[int, Tensor], squares: list[Tensor]) -> Tensor:
         """Logits from the hidden state below sub-layer s; sums of x² are added to `squares`."""

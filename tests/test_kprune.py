@@ -12,7 +12,7 @@ from bench.budget import Budget, Price
 from bench.contract import batch, calibration, tiny
 from bench.masks import Shape
 from methods import kprune
-from methods.kprune import KPrune, solve, threshold
+from methods.kprune import KPrune, KPruneSpare, solve, threshold
 
 LENGTHS = [[9, 4, 1, 7], [6, 6, 6, 6], [12, 3]]
 
@@ -164,7 +164,7 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
 def test_heads_can_be_spared(spare):
     model = tiny("bert")
     budget = Budget.of(model.shape, "flops", 0.8, 6.0)
-    masks = KPrune(spare_heads=spare).prune(model, calibration(batches()), budget)
+    masks = KPruneSpare(spare_heads=spare).prune(model, calibration(batches()), budget)
     least = int(masks.heads.sum(1).min())
     assert budget.fits(budget.cost(masks))
     assert least >= spare if spare < 3 else least == 0, "three of four heads cost more than the budget"

@@ -177,6 +177,8 @@ def test_what_limits_a_speedup_is_measured_on_every_family(family):
     assert 0 < found["fixed_share"] < 1
     assert 0 < found["launch_share"] <= 1
     assert found["verdict"]
+    unsteady = limits.explain(model, masks, small, SHORT, 38, "cpu", headline=50.0)
+    assert unsteady["verdict"].startswith("unsteady machine: 50.00 times as fast in one measurement")
     twin = limits.native(small)
     assert {n: p.shape for n, p in twin.named_parameters()} == {n: p.shape for n, p in small.named_parameters()}
     bare = limits.skeleton(model, masks)

@@ -163,8 +163,8 @@ def test_choose_names_the_runs_that_would_settle_it(tmp_path):
     untimed.record["latency"]["headline"] = None
     answer = choose.choose(framed(untimed, entry(tmp_path, "kwon", 70.0, speedup=1.8)), "test-2c", "mrpc", "minilm", choose.Goal(3.0, None))
     assert answer.rows == []
-    assert "python -m bench method=kprune task=mrpc model=minilm ratio=0.75 latency=quick" in answer.to_run
-    assert "python -m bench method=kwon task=mrpc model=minilm ratio=0.7 latency=quick" in answer.to_run
+    assert "python -m bench method=kprune task=mrpc model=minilm calibration.tokens=100000 ratio=0.75 latency=quick" in answer.to_run
+    assert "python -m bench method=kwon task=mrpc model=minilm calibration.tokens=100000 ratio=0.7 latency=quick" in answer.to_run
 
 
 def test_choose_refuses_two_goals_and_unknown_tasks(tmp_path):
