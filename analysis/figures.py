@@ -90,7 +90,7 @@ def accuracy_against_ratio(frame: Frame) -> Drawn | None:
 def speedup_against_accuracy(frame: Frame, machine: str) -> Drawn | None:
     """Score by measured speedup, one panel for each task and model, with the Pareto front."""
     found = tables.runs(frame, machine)
-    groups = _groups(found[found.speedup.notna()], ["model", "task", "sample"], least=2)
+    groups = _groups(found[found.speedup.notna() & found.quiet.fillna(False)], ["model", "task", "sample"], least=2)
     if not groups:
         return None
     figure, axes = style.panels(len(groups))
@@ -123,7 +123,8 @@ def pareto(speedup: np.ndarray, score: np.ndarray) -> list[int]:
 def speedup_against_bound(frame: Frame, machine: str) -> Drawn | None:
     """Measured speedup by what the removed FLOPs would allow, random weights included."""
     table = frame.table
-    found = table[(table.status == "ok") & (table.machine == machine) & table.speedup.notna() & table.flops_bound.notna()]
+    undisturbed = (table.status == "ok") & (table.machine == machine) & table.quiet.fillna(False)
+    found = table[undisturbed & table.speedup.notna() & table.flops_bound.notna()]
     if found.empty:
         return None
     figure, (axes,) = style.panels(1, width=5.4, height=3.6)

@@ -75,9 +75,10 @@ def _better(frame: Frame, first: pd.Series, second: pd.Series) -> bool:
 
 def best_speedups(frame: Frame, machine: str, within: float = WITHIN) -> pd.DataFrame:
     """The highest speedup on a machine at which a method's run loses at most so many points: methods by (model, task), and
-    `mean`, the geometric mean over those that a method has; missing where no run reaches it or none was timed."""
+    `mean`, the geometric mean over those that a method has; missing where no run reaches it or none was timed while the machine
+    was quiet."""
     found = scored(frame.table)
-    timed = found[(found.machine == machine) & found.speedup.notna()]
+    timed = found[(found.machine == machine) & found.speedup.notna() & found.quiet.fillna(False)]
     good = timed[timed.dense_score - timed.score <= within]
     table = good.pivot_table(index="method", columns=["model", "task"], values="speedup", aggfunc="max")
     table = table.reindex(sorted(timed.method.unique()))

@@ -441,7 +441,7 @@ def test_without_its_data_a_model_is_timed_all_the_same(run_and_model, capsys):
         (["MODEL", "threads=0"], "threads=0: a whole number, at least 1"),
         (["MODEL", "threads=1000000"], "threads=1000000: at most"),
         (["MODEL", "latency.length=1000"], "latency.length=1000: the model has 128 positions"),
-        (["MODEL", "device=tpu"], "device=tpu; did you mean 'cpu'?"),
+        (["MODEL", "device=tpu"], "device=tpu; choose from auto, cpu, cuda"),
         (["MODEL", "device=cuda"], "device=cuda: "),
     ],
 )
