@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.frame import Frame
+from analysis.frame import CELL, Frame
 from analysis.statistics import paired
-from analysis.tables import CELL, runs
+from analysis.tables import runs
 
 HEADER = ["what", "task", "model", "ratio", "method", "seed", "A", "B", "difference"]
 KEY = [*CELL, "seed"]

@@ -29,7 +29,7 @@ def accuracy_against_time(frame: Frame, machine: str) -> Drawn | None:
     """Score by seconds of pruning (log), one panel for each model, task and ratio; the published score as a line, since its
     pruning time was never published."""
     found = tables.runs(frame, machine)
-    found = found[found.quiet.fillna(False) & found.seconds.gt(0)]
+    found = found[found.quiet & found.seconds.gt(0)]
     groups = _groups(found, ["model", "task", "sample", "ratio"], least=2)
     if not groups:
         return None
@@ -37,7 +37,7 @@ def accuracy_against_time(frame: Frame, machine: str) -> Drawn | None:
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group.groupby("method"):
             one.plot(own.seconds, own.score, linestyle="", label=method, **style.point(str(method)))
-        one.axhline(group.dense_score.iloc[0], color="#222222", linewidth=1, linestyle=":", label="dense")
+        style.dense_line(one, group.dense_score.iloc[0])
         points = published.curves(str(key[1]), "kprune")
         for score in points[np.isclose(points.ratio_removed.astype(float), key[3])].score:
             one.axhline(score, color=style.colour("kprune"), linewidth=1, linestyle="--", label="K-prune on BERT-base, published")
@@ -75,7 +75,7 @@ def accuracy_against_ratio(frame: Frame) -> Drawn | None:
                 points = rows.sort_values("ratio_removed")
                 source = "" if method == "kprune" or str(paper).startswith("K-prune") else ", its own paper"
                 one.plot(points.ratio_removed, points.score, label=f"{method}, published{source}", **options)
-        one.axhline(group.dense.iloc[0], color="#222222", linewidth=1, linestyle=":", label="dense")
+        style.dense_line(one, group.dense.iloc[0])
         one.set(xlabel="share of FLOPs removed", ylabel="score", title=_title(key))
     style.legend_below(figure, axes)
     return Drawn(
@@ -90,7 +90,7 @@ def accuracy_against_ratio(frame: Frame) -> Drawn | None:
 def speedup_against_accuracy(frame: Frame, machine: str) -> Drawn | None:
     """Score by measured speedup, one panel for each task and model, with the Pareto front."""
     found = tables.runs(frame, machine)
-    groups = _groups(found[found.speedup.notna() & found.quiet.fillna(False)], ["model", "task", "sample"], least=2)
+    groups = _groups(found[found.speedup.notna() & found.quiet], ["model", "task", "sample"], least=2)
     if not groups:
         return None
     figure, axes = style.panels(len(groups))
@@ -100,7 +100,7 @@ def speedup_against_accuracy(frame: Frame, machine: str) -> Drawn | None:
             one.errorbar(own.speedup, own.score, xerr=error, linestyle="", label=method, **style.BARS, **style.point(str(method)))
         front = pareto(group.speedup.to_numpy(float), group.score.to_numpy(float))
         one.step(group.speedup.iloc[front], group.score.iloc[front], where="pre", color="#222222", linewidth=0.8, label="Pareto front")
-        one.axhline(group.dense_score.iloc[0], color="#222222", linewidth=1, linestyle=":", label="dense")
+        style.dense_line(one, group.dense_score.iloc[0])
         one.set(xlabel="measured speedup", ylabel=_score_label(group), title=_title(key))
     style.legend_below(figure, axes)
     where = _where(found)
@@ -123,7 +123,7 @@ def pareto(speedup: np.ndarray, score: np.ndarray) -> list[int]:
 def speedup_against_bound(frame: Frame, machine: str) -> Drawn | None:
     """Measured speedup by what the removed FLOPs would allow, random weights included."""
     table = frame.table
-    undisturbed = (table.status == "ok") & (table.machine == machine) & table.quiet.fillna(False)
+    undisturbed = (table.status == "ok") & (table.machine == machine) & table.quiet
     found = table[undisturbed & table.speedup.notna() & table.flops_bound.notna()]
     if found.empty:
         return None
@@ -184,9 +184,8 @@ def _share(frame: Frame, group: pd.DataFrame, kind: str) -> Any:
 
 def stages(frame: Frame, machine: str) -> Drawn | None:
     """Passes by stage for every method of the task, model and ratio with the most methods on a machine."""
-    found = tables.runs(frame, machine)
-    quiet = found.quiet.fillna(False) | (found.device == "cpu")
-    groups = found[quiet & found.passes.gt(0.02)].groupby(["model", "task", "sample", "ratio"])
+    found = tables.timed(frame, machine)
+    groups = found[found.passes.gt(0.02).fillna(False)].groupby(["model", "task", "sample", "ratio"])
     if not len(groups):
         return None
     (model, task, _, ratio), group = _largest(groups)

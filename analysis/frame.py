@@ -12,6 +12,7 @@ from bench.record import Record, has_random_weights, is_quiet
 from bench.store import Stored
 
 Getter = Callable[[Record], Any]
+CELL = ["task", "model", "sample", "ratio", "method"]  # what the seeds of one measurement share
 
 
 def _in(*path: str) -> Getter:
@@ -24,8 +25,8 @@ def _in(*path: str) -> Getter:
     return get
 
 
-def _score_name(record: Record) -> str | None:
-    """Which of its metrics is the score."""
+def score_name(record: Record) -> str | None:
+    """Which of its metrics is the score; None where nothing was scored."""
     metrics, score = record["dense"]["metrics"] or {}, record["dense"]["score"]
     return next((name for name, value in metrics.items() if value == score), None)
 
@@ -50,7 +51,7 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "round_to": ("Int64", _in("round_to")),
     "sampler": ("string", _in("calibration", "sampler")),
     "tokens": ("Int64", _in("calibration", "tokens")),
-    "score_name": ("string", _score_name),
+    "score_name": ("string", score_name),
     "dense_score": ("Float64", _in("dense", "score")),
     "dense_expected": ("Float64", _in("dense", "expected")),
     "score": ("Float64", _in("pruned", "score")),
@@ -102,6 +103,15 @@ def of(stored: dict[str, Stored]) -> pd.DataFrame:
 
 
 def scored(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a table the runs that accuracies may be compared by: ok, real weights, float32, FLOPs removed, the protocol's sample."""
+    """Of a table the runs that accuracies may be compared by: ok, real weights, float32, FLOPs removed, the protocol's sample.
+
+    Column `sample` is added: the number of calibration tokens in thousands.
+    """
     plain = (table.status == "ok") & ~table.random_weights & (table.precision == "fp32") & (table.unit == "flops")
-    return table[plain & table.round_to.isna() & (table.sampler == "tokens") & (table.method != "replay")]
+    found = table[plain & table.round_to.isna() & (table.sampler == "tokens") & (table.method != "replay")]
+    return found.assign(sample=(found.tokens / 1000).round())
+
+
+def newest(table: pd.DataFrame) -> pd.DataFrame:
+    """The newest of the scored runs of each cell and seed."""
+    return scored(table).sort_values("created").drop_duplicates([*CELL, "seed"], keep="last").sort_values([*CELL, "seed"])

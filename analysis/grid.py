@@ -2,10 +2,11 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
+from analysis.frame import score_name
 from analysis.statistics import over_examples, over_seeds
 from bench.grid import Cell, cells
 from bench.record import Record, has_random_weights, is_quiet
@@ -27,18 +28,28 @@ def table(name: str, stored: Sequence[Stored], machine: str, changes: Cell | Non
     machine's records, what was timed only from `machine`'s, and seconds and speedups only from those made while it was quiet.
     `changes` are set in every cell, as in a grid that was run with them.
     """
-    rows = []
-    wanted = [{**cell, **(changes or {})} for cell in cells(name)]
+    return [
+        [task, f"{ratio:g}", method, *_measured(found, wanted, machine)]
+        for (task, ratio, method), found, wanted in _rows(name, stored, machine, changes or {})
+    ]
+
+
+def missing(name: str, stored: Sequence[Stored]) -> list[str]:
+    """The rows of a grid without any record, in words."""
+    return [f"{name}: {task} {ratio:g} {method}" for (task, ratio, method), found, _ in _rows(name, stored, "", {}) if not found]
+
+
+def _rows(name: str, stored: Sequence[Stored], machine: str, changes: Cell) -> Iterator[tuple[tuple[Any, ...], list[Stored], int]]:
+    """A grid's (task, ratio, method) in its order, with the records of the cells there and how many cells there are."""
+    wanted = [{**cell, **changes} for cell in cells(name)]
     places: dict[tuple[Any, ...], int] = {}  # where the grid first names a task, a ratio of it, a method there
     for i, cell in enumerate(wanted):
         for depth in range(1, len(KEYS) + 1):
             places.setdefault(_key(cell, depth), i)
     wanted.sort(key=lambda cell: [places[_key(cell, depth)] for depth in range(1, len(KEYS) + 1)])
-    for (task, ratio, method), group in itertools.groupby(wanted, key=lambda cell: _key(cell, len(KEYS))):
+    for key, group in itertools.groupby(wanted, key=lambda cell: _key(cell, len(KEYS))):
         members = list(group)
-        found = [entry for cell in members if (entry := _record_of(cell, stored, machine))]
-        rows.append([task, f"{ratio:g}", method, *_measured(found, len(members), machine)])
-    return rows
+        yield key, [entry for cell in members if (entry := _record_of(cell, stored, machine))], len(members)
 
 
 def most_timed(stored: Sequence[Stored]) -> str:
@@ -72,7 +83,7 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
     if not ok:
         return [runs, *["skipped" if found else "missing"], *["-"] * 6]
     records: list[Any] = [entry.record for entry in ok]
-    examples = [over_examples(_score_name(entry.record), entry.arrays()) for entry in ok]
+    examples = [over_examples(str(score_name(entry.record)), entry.arrays()) for entry in ok]
     timed = [record for record in records if record["machine"]["name"] == machine]
     quiet = [record["prune"]["seconds"] for record in timed if is_quiet(record)]
     passes = [record["prune"]["passes"] for record in timed if record["device"] == "cpu" or is_quiet(record)]  # a shared GPU has no unit
@@ -87,9 +98,3 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
         number(mean(quiet) if quiet else None, ".1f", " s"),
         number(mean(speedups) if speedups else None, ".2f"),
     ]
-
-
-def _score_name(record: Record) -> str:
-    """Which of its metrics is the score."""
-    pruned = record["pruned"]
-    return next(str(name) for name, value in pruned["metrics"].items() if value == pruned["score"])

@@ -15,11 +15,12 @@ Kwon et al.; and where a number is there from several sources, of which one is k
 - CoFi: its README before its figure; all of its talk is left out, and what GRAIN quotes of tasks that the README has.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.frame import scored
+from analysis.frame import CELL, newest
 
 FILE = Path(__file__).with_name("published.csv")
 TEXTS = ["method", "variant", "paper", "arxiv", "table_or_figure", "model", "task", "metric", "ratio_kind", "speedup_hw"]
@@ -40,13 +41,13 @@ TASKS = {
     "squad_v2": "SQuAD2.0",
 }
 
-CELL = ["task", "method", "ratio", "model", "sample"]
 SAME_RATIO = 1e-6
 DENSE_WITHIN = 1.0  # points; K-prune's own dense scores are known no better (its caption and its legend differ)
 KPRUNE_SAMPLE = dict.fromkeys(TASKS, 100.0) | {"sst2": 53.0}  # thousands of tokens: theirs counts SST-2 phrases twice too long
 CONDITIONS = ["other model", "other dense score", "other number of calibration tokens"]
 
 
+@cache
 def load() -> pd.DataFrame:
     """All rows in the file's order: texts as strings, empty where blank; numbers as Float64, missing where blank.
 
@@ -104,9 +105,7 @@ def _by_our_names(names: pd.Series, ours: dict[str, str]) -> pd.Series:
 
 def _ours(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each cell: the means `ours` and `dense`, and how many `seeds` they are over."""
-    found = scored(table)
-    found = found.assign(sample=(found.tokens / 1000).round()).sort_values("created")
-    groups = found.drop_duplicates([*CELL, "seed"], keep="last").groupby(CELL, dropna=False)
+    groups = newest(table).groupby(CELL, dropna=False)
     return groups.agg(ours=("score", "mean"), dense=("dense_score", "mean"), seeds=("seed", "count")).reset_index()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis import figures, frame, grid, published, report, style, tables
 from bench.errors import UserError
-from bench.files import CONF
+from bench.grid import names as grids
 
 
 def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Iterator[str]:
@@ -34,14 +34,6 @@ def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Itera
         captions.append(f"![{drawn.name}]({drawn.name}.svg)\n\n{drawn.caption}\n")
         yield f"{(out / 'figures' / drawn.name).as_posix()}.svg, .png"
     (out / "figures" / "README.md").write_text("\n".join(captions), encoding="utf-8")
-    report.write(found, here, out / "report.html", missing(found))
+    missing = [line for name in grids() for line in grid.missing(name, list(found.stored.values()))]
+    report.write(found, here, out / "report.html", missing)
     yield (out / "report.html").as_posix()
-
-
-def missing(found: frame.Frame) -> list[str]:
-    """The cells of our grids without a record, in words."""
-    lines = []
-    for path in sorted((CONF / "sweep").glob("*.yaml")):
-        rows = grid.table(path.stem, list(found.stored.values()), "")
-        lines += [f"{path.stem}: {task} {ratio} {method}" for task, ratio, method, _, dense, *_ in rows if dense == "missing"]
-    return lines

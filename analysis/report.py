@@ -13,8 +13,7 @@ import pandas as pd
 import vl_convert
 
 from analysis import style, tables
-from analysis.frame import Frame, scored
-from analysis.tables import CELL
+from analysis.frame import CELL, Frame, scored
 from bench.record import Record, has_random_weights
 from bench.show import last_line, number
 
@@ -94,7 +93,7 @@ class Plot:
 
 def write(frame: Frame, machine: str, target: Path, missing: list[str]) -> None:
     """The records as one HTML file, with the timings of one machine; `missing` is what a grid has no record of."""
-    timed = _timed(frame, machine)
+    timed = tables.timed(frame, machine)
     cells = _cells(frame, timed)
     runs = {str(folder): _run(frame, str(folder), i, machine) for i, folder in enumerate(frame.table.index)}
     leaderboard = list(_leaderboard(frame, cells, runs))
@@ -140,13 +139,6 @@ def _vega() -> str:
 
 
 # What is counted and compared
-
-
-def _timed(frame: Frame, machine: str) -> pd.DataFrame:
-    """Of a machine the newest run of each cell and seed, whatever newer runs others made, without what other work there spoils."""
-    found = tables.runs(frame, machine)
-    quiet = found.quiet.fillna(False).astype(bool)
-    return found.assign(seconds=found.seconds.where(quiet), passes=found.passes.where(quiet | (found.device == "cpu")))
 
 
 def _cells(frame: Frame, timed: pd.DataFrame) -> pd.DataFrame:
@@ -241,8 +233,7 @@ def _values(rows: list[Row], name: str) -> list[str]:
 
 def _leaderboard(frame: Frame, cells: pd.DataFrame, runs: dict[str, Run]) -> Iterator[Row]:
     """One row for each cell, with all its runs, whatever machine made them."""
-    sampled = scored(frame.table)
-    members = sampled.assign(sample=(sampled.tokens / 1000).round()).sort_values(["seed", "created"]).groupby(CELL).groups
+    members = scored(frame.table).sort_values(["seed", "created"]).groupby(CELL).groups
     counted = set(tables.runs(frame).index)
     for i, row in cells.iterrows():
         own = [runs[folder] if folder in counted else _superseded(runs[folder]) for folder in members[tuple(row[CELL])]]

@@ -74,6 +74,11 @@ def panels(count: int, width: float = 3.4, height: float = 2.8, most: int = 3) -
     return figure, axes
 
 
+def dense_line(axes: Any, score: float) -> None:
+    """The dense model's score across a panel."""
+    axes.axhline(score, color="#222222", linewidth=1, linestyle=":", label="dense")
+
+
 def legend_below(figure: Figure, axes: list[Any], columns: int = 5) -> None:
     """One legend for all panels, every name once."""
     entries: dict[str, Any] = {}

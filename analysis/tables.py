@@ -9,23 +9,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.frame import Frame, scored
+from analysis.frame import CELL, Frame, newest, scored
 from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
 
-CELL = ["task", "model", "sample", "ratio", "method"]
 WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
 
 
 @cache
 def runs(frame: Frame, machine: str | None = None) -> pd.DataFrame:
-    """The runs that accuracies are compared by, one for each cell and seed: the newest, of any machine or of one.
+    """The runs that accuracies are compared by, one for each cell and seed: the newest, of any machine or of one."""
+    table = frame.table
+    return newest(table if machine is None else table[table.machine == machine])
 
-    `sample` is the number of calibration tokens in thousands.
-    """
-    found = scored(frame.table)
-    found = found if machine is None else found[found.machine == machine]
-    found = found.assign(sample=(found.tokens / 1000).round()).sort_values("created")
-    return found.drop_duplicates([*CELL, "seed"], keep="last").sort_values([*CELL, "seed"])
+
+def timed(frame: Frame, machine: str) -> pd.DataFrame:
+    """The runs of a machine without what other work there has spoilt: seconds, and on a GPU passes too."""
+    found = runs(frame, machine)
+    return found.assign(seconds=found.seconds.where(found.quiet), passes=found.passes.where(found.quiet | (found.device == "cpu")))
 
 
 @cache
@@ -78,10 +78,10 @@ def best_speedups(frame: Frame, machine: str, within: float = WITHIN) -> pd.Data
     `mean`, the geometric mean over those that a method has; missing where no run reaches it or none was timed while the machine
     was quiet."""
     found = scored(frame.table)
-    timed = found[(found.machine == machine) & found.speedup.notna() & found.quiet.fillna(False)]
-    good = timed[timed.dense_score - timed.score <= within]
+    own = found[(found.machine == machine) & found.speedup.notna() & found.quiet]
+    good = own[own.dense_score - own.score <= within]
     table = good.pivot_table(index="method", columns=["model", "task"], values="speedup", aggfunc="max")
-    table = table.reindex(sorted(timed.method.unique()))
+    table = table.reindex(sorted(own.method.unique()))
     means = table.apply(_geometric, axis=1)
     table[("mean", "")] = means
     return table
@@ -94,10 +94,7 @@ def _geometric(row: pd.Series) -> float:
 
 def costs(frame: Frame, machine: str) -> pd.DataFrame:
     """What pruning cost on a machine: passes, and seconds and peak memory of runs that had it for themselves."""
-    found = runs(frame, machine)
-    own = found.quiet.fillna(False).astype(bool)
-    found = found.assign(passes=found.passes.where(own | (found.device == "cpu")), seconds=found.seconds.where(own))
-    table = found.groupby(CELL)[["passes", "seconds", "peak_bytes"]].mean().reset_index()
+    table = timed(frame, machine).groupby(CELL)[["passes", "seconds", "peak_bytes"]].mean().reset_index()
     return table.assign(peak_mb=table.pop("peak_bytes") / 1e6)
 
 

@@ -60,21 +60,20 @@ def _unlabelled(batches: list[Batch]) -> list[Batch]:
 
 def grouped(batches: Sequence[Batch], tokens: int) -> list[list[Batch]]:
     """`parts` of a calibration sample, of at most so many real tokens each (or one example)."""
-    sizes = [int(batch["attention_mask"].sum()) for batch in batches]
-    runs: list[list[int]] = []
-    for i, size in enumerate(sizes):
-        if not runs or sum(sizes[other] for other in runs[-1]) + size > tokens:
+    runs: list[list[tuple[Batch, list[int]]]] = []
+    for batch in batches:
+        lengths: list[int] = batch["attention_mask"].sum(1).tolist()
+        if not runs or sum(sum(own) for _, own in runs[-1]) + sum(lengths) > tokens:
             runs.append([])
-        runs[-1].append(i)
-    return [[_joined([batches[i] for i in run])] if len(run) > 1 else _split(batches[run[0]], tokens) for run in runs]
+        runs[-1].append((batch, lengths))
+    return [[_joined(*zip(*run, strict=True))] if len(run) > 1 else _split(*run[0], tokens) for run in runs]
 
 
-def _joined(batches: list[Batch]) -> Batch:
-    """Several batches as one part."""
+def _joined(batches: Sequence[Batch], lengths: Sequence[list[int]]) -> Batch:
+    """Several batches, with the lengths of their examples, as one part."""
     longest = max(batch["attention_mask"].shape[1] for batch in batches)
     names = [name for name in batches[0] if name != "places"]
     part = {name: torch.cat([_padded(name, batch[name], longest) for batch in batches]) for name in names}
-    lengths = [batch["attention_mask"].sum(1).tolist() for batch in batches]
     device = part["attention_mask"].device
     tokens = torch.tensor([sum(own) for own in lengths], device=device)
     return {
@@ -93,9 +92,8 @@ def _shares(examples: int, of: int, device: torch.device) -> Tensor:
     return torch.full((examples,), 1 / of, dtype=torch.float64, device=device)
 
 
-def _split(batch: Batch, tokens: int) -> list[Batch]:
+def _split(batch: Batch, lengths: list[int], tokens: int) -> list[Batch]:
     """One batch as micro-batches, the shortest examples first."""
-    lengths = batch["attention_mask"].sum(1).tolist()
     chunks: list[list[int]] = [[]]
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
         if chunks[-1] and sum(lengths[other] for other in chunks[-1]) + lengths[row] > tokens:

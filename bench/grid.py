@@ -21,16 +21,20 @@ STORED = 6.0  # seconds within which only a stored record answers
 Cell = dict[str, Any]
 
 
+def names() -> list[str]:
+    """The grids that there are."""
+    return sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
+
+
 def cells(name: str) -> list[Cell]:
     """The cells of a grid, in its order.
 
     Raises:
         UserError: there is no such grid.
     """
-    known = {path.stem: path for path in (CONF / "sweep").glob("*.yaml")}
-    if name not in known:
-        raise UserError(f"unknown grid {name!r}{nearest(name, known)}")
-    grid: Any = OmegaConf.to_container(OmegaConf.load(known[name]))
+    if name not in names():
+        raise UserError(f"unknown grid {name!r}{nearest(name, names())}")
+    grid: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml"))
     return [cell for block in grid["blocks"] for cell in _product({**grid["common"], **block})]
 
 
@@ -75,10 +79,9 @@ def run(name: str, extra: list[str]) -> int:
 
 def main() -> int:
     """`python -m bench.grid NAME [key=value ...]`; further overrides go to every cell."""
-    known = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
-        print(f"python -m bench.grid NAME [key=value ...]   run a grid of cells, resumable; NAME: {', '.join(known)}")
+        print(f"python -m bench.grid NAME [key=value ...]   run a grid of cells, resumable; NAME: {', '.join(names())}")
         return 0 if words else 1
     try:
         return run(words[0], words[1:])

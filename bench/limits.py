@@ -42,24 +42,21 @@ def explain(
     flops = Budget.of(dense.shape, "flops", 0, length)
     kept = flops.cost(masks) / flops.total
 
-    def at(batch: int) -> dict[str, Any]:
+    def at(batch: int) -> tuple[dict[str, Any], Ratio]:
         given = inputs(dense.module, batch, length, device)
         timers = [forward(twin, given, device) for twin in twins]
         timers.append(forward(bare, inputs(bare, 1, WIDTH_OF_SKELETON, device), device))
         fewer = plan.floor_rounds if plan.width is None else max(plan.floor_rounds, plan.min_rounds // 2)  # five models, not two
         rounds = replace(plan, min_rounds=fewer, width=None)
-        return {"batch": batch, "length": length, **summary(alternate(timers, rounds, warm_up=1).T, kept)}
+        times = alternate(timers, rounds, warm_up=1).T
+        return {"batch": batch, "length": length, **summary(times, kept)}, Ratio.of(times[0], times[1])
 
-    found = at(plan.batch)
-    again = found.pop("reached")
-    if headline and abs(again / headline - 1) > UNSTEADY:
+    found, reached = at(plan.batch)
+    if headline and abs(reached.speedup / headline - 1) > UNSTEADY:
         found["verdict"] = (
-            f"unsteady machine: {headline:.2f} times as fast in one measurement, {again:.2f} in the next; rerun=true repeats it"
+            f"unsteady machine: {headline:.2f} times as fast in one measurement, {reached.speedup:.2f} in the next; rerun=true repeats it"
         )
-    alone = at(1) if 1 in plan.batches and plan.batch > 1 else None
-    if alone:
-        alone.pop("reached")
-    return {**found, "alone": alone}
+    return {**found, "alone": at(1)[0] if 1 in plan.batches and plan.batch > 1 else None}
 
 
 def _emptied(dense: PrunableModel) -> nn.Module:
@@ -81,7 +78,7 @@ def summary(times: np.ndarray, kept: float) -> dict[str, Any]:
         "launch_share": round(min(1.0, float(np.median(issuing / pruned))), 4),
         "rounds": times.shape[1],
     }
-    return {**found, "verdict": verdict(reached, found), "reached": reached.speedup}
+    return {**found, "verdict": verdict(reached, found)}
 
 
 def verdict(reached: Ratio, found: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """PrunableModel: a transformers model seen as sub-layers and units, through conf/arch."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,9 +139,15 @@ class PrunableModel:
 
         Gradients reach the factors where they ask for them.
         """
+        with self._changed({s: partial(_times, factor) for s, factor in columns.items()}):
+            yield
+
+    @contextmanager
+    def _changed(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """Within it, the inputs of the named sub-layers' output projections are changed on their way in."""
         hooks = [
-            self.projection(sublayer).register_forward_pre_hook(lambda _, args, factor=factor: (args[0] * factor.to(args[0].dtype),))
-            for sublayer, factor in columns.items()
+            self.projection(sublayer).register_forward_pre_hook(lambda _, args, change=change: (change(args[0]),))
+            for sublayer, change in changes.items()
         ]
         try:
             yield
@@ -159,11 +166,8 @@ class PrunableModel:
         """Within it, gradients reach `ones[s]` [batches, columns], which stand for factors of one on the inputs of the
         named sub-layers' output projections, for each batch of a micro-batch with this context its own."""
         narrow = context.narrowed()
-        with ExitStack() as hooks:
-            for s, one in ones.items():
-                owners = (narrow if self.reads_first_tokens(s) else context).owners
-                probe = lambda _, args, one=one, owners=owners: (Probe.apply(args[0], one, owners),)  # type: ignore[no-untyped-call]  # noqa: E731
-                hooks.callback(self.projection(s).register_forward_pre_hook(probe).remove)
+        owners = {s: (narrow if self.reads_first_tokens(s) else context).owners for s in ones}
+        with self._changed({s: partial(_probe, one, owners[s]) for s, one in ones.items()}):
             yield
 
     def columns(self, masks: Masks) -> dict[int, Tensor]:
@@ -174,6 +178,14 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+def _times(factor: Tensor, x: Tensor) -> Tensor:
+    return x * factor.to(x.dtype)
+
+
+def _probe(ones: Tensor, owners: Tensor | None, x: Tensor) -> Tensor:
+    return Probe.apply(x, ones, owners)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def logits_of(module: nn.Module, batch: Batch) -> Tensor:

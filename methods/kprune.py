@@ -162,7 +162,7 @@ class Knowledge:
                 loss = losses @ self.parts[i]["shares"].to(losses)
                 for total, gradient in zip(gradients, torch.autograd.grad(loss, list(ones.values())), strict=True):
                     total += gradient
-            for total, gradient, t in zip(predictive, gradients, above if backward else (), strict=False):
+            for total, gradient, t in zip(predictive, gradients, above, strict=False):  # none without a backward pass
                 total += self._squared(gradient, t)
         n, tokens = self.calibration.examples, self.calibration.tokens
         lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
