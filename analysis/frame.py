@@ -27,8 +27,8 @@ def _in(*path: str) -> Getter:
 
 def score_name(record: Record) -> str | None:
     """Which of its metrics is the score; None where nothing was scored."""
-    metrics, score = record["dense"]["metrics"] or {}, record["dense"]["score"]
-    return next((name for name, value in metrics.items() if value == score), None)
+    models = (record["pruned"], record["dense"])
+    return next((name for model in models for name, value in (model["metrics"] or {}).items() if value == model["score"]), None)
 
 
 COLUMNS: dict[str, tuple[str, Getter]] = {
