@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.masks import Floats, Masks, Shape
+from bench.masks import Floats, Masks, Shape, WeightMasks
 
 TOLERANCE = 1 + 1e-9  # costs are not whole numbers: an exact <= would prune a unit at ratio 0 on many shapes
 
@@ -45,11 +45,12 @@ class Budget:
 
     @staticmethod
     def of(shape: Shape, unit: str, ratio: float, length: float) -> "Budget":
-        """`unit` is flops (at `length` tokens) or params; `ratio` is the share removed."""
+        """`unit` is flops (at `length` tokens), params, or weights (of the matrices alone); `ratio` is the share removed."""
         d, d_h = shape.hidden, shape.head_dim
         if unit == "flops":
             return Budget(shape, Price(8 * length * d * d_h + 4 * length**2 * d_h), Price(4 * length * d), ratio)
-        return Budget(shape, Price(4 * d * d_h + 3 * d_h), Price(2 * d + 1), ratio)
+        biases = unit == "params"
+        return Budget(shape, Price(4 * d * d_h + 3 * d_h * biases), Price(2 * d + biases), ratio)
 
     def price(self, sublayer: int) -> Price:
         """What the units of a sub-layer cost."""
@@ -75,8 +76,10 @@ class Budget:
         """The cost that may be kept."""
         return self.total * (1 - self.ratio)
 
-    def cost(self, masks: Masks) -> float:
-        """The cost of what the masks keep."""
+    def cost(self, masks: Masks | WeightMasks) -> float:
+        """The cost of what the masks keep; of single weights it is their number, as the budget of unit weights counts it."""
+        if isinstance(masks, WeightMasks):
+            return masks.count
         heads, neurons = ((part != 0).sum(1) for part in (masks.heads, masks.neurons))
         return float(self.heads.of(heads).sum() + self.neurons.of(neurons).sum())
 

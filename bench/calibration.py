@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch.nn import functional as F
 from bench.config import CalibrationPlan, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
 from bench.packing import NOT_INPUTS, Batch, places_of
+
+if TYPE_CHECKING:
+    from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
 MICRO_TOKENS = {"cpu": 384, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
@@ -38,6 +42,7 @@ class Calibration:
     kind: str
     sha256: str
     generator: np.random.Generator
+    training: "Training | None" = None  # the whole train split, for a method that declares it
 
     @property
     def examples(self) -> int:

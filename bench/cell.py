@@ -1,6 +1,7 @@
 """One cell: the stored record that answers it, or a run and the record it leaves, whatever happens."""
 
 import shlex
+import shutil
 import time
 import traceback
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench import checks, config, data, dense, latency_table, machine, record, store
+from bench import checks, config, data, dense, latency_table, machine, processes, record, store
 from bench.config import Keys, Model, Run, Task
 from bench.errors import UserError, first_line
 from bench.files import cache_folder
@@ -46,10 +47,13 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     checks.check_task(names["task"], task)
     checks.check_model(names["model"], model)
     checks.check_method_fields(names["method"], fields, reference)
+    checks.check_unit(names["method"], keys, fields.pop("_unit_", None))
     told = [word for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
+    target = fields.pop("_target_")
     return Run(
         method=names["method"],
-        method_target=fields.pop("_target_"),
+        method_target=target,
+        trains=checks.declares_training(target),
         method_fields=fields,
         task_name=names["task"],
         task=task,
@@ -110,7 +114,7 @@ def _save(run: Run, done: Done, record: Path, target: Path) -> None:
     facts = checkpoint.Facts.of(run, store.read(record).record)
     files = [record / checks.RECORD_FILE, *checkpoint.tokenizer_files(done.checkpoint.folder)]
     try:
-        checkpoint.save(target, done.small, done.masks, facts, files)
+        checkpoint.save(target, done.small, done.masks, facts, files, done.weights)
     except UserError as error:
         raise UserError(f"{error}; the run's record is {record}") from error
     say(f"saved: {target}")
@@ -126,6 +130,8 @@ def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: r
         fresh["status"] = "ok"
     except (UserError, KeyboardInterrupt):
         raise
+    except processes.Follower:
+        return Outcome("ok", None), None
     except Skip as skipped:
         fresh |= {"status": "skipped", "reason": str(skipped)}
     except BaseException as error:  # a run survives its method, whatever that raises
@@ -133,5 +139,9 @@ def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: r
         fresh["reason"] = text
         say(f"the run failed: {type(error).__name__}: {first_line(error)}; the record has the traceback")
     fresh["seconds"]["total"] = time.perf_counter() - start
+    if processes.rank():
+        return Outcome(fresh["status"], None, fresh["reason"]), None
     folder = store.write(results, fresh, arrays)
+    if done and done.training:
+        shutil.rmtree(done.training, ignore_errors=True)
     return Outcome(fresh["status"], folder, fresh["reason"]), done

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench import checks
-from bench.checks import CONFIG_FILE, FACTS_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
+from bench import checks, label_words
+from bench.checks import BITS_FILE, CONFIG_FILE, FACTS_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
 from bench.config import Arch, Run, Task, typed
 from bench.dense import EXTRA_FILES, TOKENIZER_FILES, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
 from bench.files import digest, place, sync
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.model import PrunableModel, auto_class
 from bench.record import Record
 from bench.shrink import shrink
@@ -63,6 +63,7 @@ class Facts:
     neurons: list[int] = field(default_factory=list)
     kept_heads: list[list[int]] | None = None
     sha256: dict[str, str] = field(default_factory=dict)
+    label_words: bool | None = None
 
     @staticmethod
     def of(run: Run, record: Record) -> "Facts":
@@ -108,10 +109,11 @@ class Saved:
         return read_json(self.folder / RECORD_FILE)
 
 
-def save(target: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path]) -> None:
+def save(target: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path], weights: WeightMasks | None = None) -> None:
     """Write a shrunk model, float32, as the folder `target`: under a temporary name beside it, synced, read back, renamed.
 
-    `files` are copied as they are (the run's record, the tokenizer's files). An earlier saved model is replaced.
+    Of a model that lost single weights the file is as large as a dense one's; their masks lie beside it, eight to a byte. `files`
+    are copied as they are (the run's record, the tokenizer's files). An earlier saved model is replaced.
 
     Raises:
         UserError: the place cannot be written, or holds something else.
@@ -121,7 +123,7 @@ def save(target: Path, module: nn.Module, masks: Masks, facts: Facts, files: Seq
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-        _fill(half, module, masks, facts, files)
+        _fill(half, module, masks, facts, files, weights)
         if not same(module, load(half)):
             raise RuntimeError("the pruned model does not come back from its file as it was, so it is not saved")
         half.chmod(0o755)
@@ -138,19 +140,22 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in (*TOKENIZER_FILES, *EXTRA_FILES) if (folder / name).is_file()]
 
 
-def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path]) -> None:
+def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path], bits: WeightMasks | None) -> None:
     # clones: of tensors that share memory, or are a view of a larger one, each gets its own
     weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()}
     safetensors.torch.save_file(weights, half / WEIGHTS_FILE, metadata={"format": "pt"})
     safetensors.numpy.save_file({"heads": masks.heads, "neurons": masks.neurons}, half / MASKS_FILE)
+    if bits:
+        safetensors.numpy.save_file(bits.packed(), half / BITS_FILE)
     for file in files:
         shutil.copyfile(file, half / file.name)
     config: Any = module.config
     labels = facts.task.labels or [f"LABEL_{i}" for i in range(facts.outputs)]
     named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}  # outputs are in the task's order
     _write_json(half / CONFIG_FILE, {key: value for key, value in config.to_dict().items() if key != "_name_or_path"} | named)
-    kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in (WEIGHTS_FILE, MASKS_FILE)}}
-    _write_json(half / FACTS_FILE, asdict(replace(facts, **kept)))
+    hashed = [WEIGHTS_FILE, MASKS_FILE, *([BITS_FILE] if bits else [])]
+    kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in hashed}}
+    _write_json(half / FACTS_FILE, asdict(replace(facts, **kept, label_words=label_words.found(module, facts.arch))))
     for path in half.iterdir():
         path.chmod(0o644)  # whatever the libraries and the copied files' modes are
         sync(path)
@@ -229,7 +234,26 @@ def read(path: str | Path) -> Saved:
         raise UserError(f"{folder / MASKS_FILE} does not fit {FACTS_FILE}: they keep different units")
     saved = Saved(folder, facts, masks, _config(folder / CONFIG_FILE, facts, masks))
     _check_digest(saved, MASKS_FILE)
+    if (folder / BITS_FILE).exists() or BITS_FILE in facts.sha256:
+        _check_digest(saved, BITS_FILE)
     return saved
+
+
+def weight_masks(saved: Saved) -> WeightMasks | None:
+    """Which single weights a saved model keeps; None where it lost whole heads and neurons instead.
+
+    Raises:
+        UserError: the file does not fit the model.
+    """
+    file = saved.folder / BITS_FILE
+    if BITS_FILE not in saved.facts.sha256:
+        return None
+    packed = _tensors(file, safetensors.numpy.load_file)
+    matrices = PrunableModel(structure(saved), saved.facts.arch).matrices()
+    sizes = {name: linear.weight.shape for own in matrices.values() for name, linear in own.items()}
+    if {name: -(-size.numel() // 8) for name, size in sizes.items()} != {name: bits.size for name, bits in packed.items()}:
+        raise UserError(f"{file} is not of the matrices that {CONFIG_FILE} describes")
+    return WeightMasks({name: np.unpackbits(packed[name], count=size.numel()).astype(bool).reshape(size) for name, size in sizes.items()})
 
 
 def structure(saved: Saved) -> nn.Module:
@@ -242,6 +266,8 @@ def structure(saved: Saved) -> nn.Module:
     try:
         with _without_weights():
             dense = dense_module(saved)
+            if saved.facts.label_words is not None:
+                label_words.structure(dense, saved.facts.arch, saved.facts.label_words)
         return shrink(PrunableModel(dense, saved.facts.arch), structural)
     except Exception as error:
         raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error

@@ -3,7 +3,6 @@
 import ast
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,23 @@ from bench.files import place
 METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spearman"}, "span": {"exact_match", "f1"}}
 FACTS_FILE, CONFIG_FILE, RECORD_FILE = "prunebench.json", "config.json", "record.json"  # of a saved model
 WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
-SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)
+BITS_FILE = "weight_masks.safetensors"  # only where single weights were pruned
+SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, BITS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
 def check_keys(keys: Keys, device: str) -> None:
     """The run's own keys; `device` is what it runs on."""
-    _choice("unit", keys.unit, {"flops", "params", "latency"}, later={"weights"})
+    _choice("unit", keys.unit, {"flops", "params", "latency", "weights"})
     _choice("precision", keys.precision, {"fp32", "bf16"})
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
     _choice("latency", keys.latency.plan, {"none", "quick", "paper"})
     _choice("calibration.sampler", keys.calibration.sampler, {"tokens", "legacy"})
-    if keys.recover is not None:
-        raise UserError("recover= is not there yet: leave it out")
+    _demand("recover.epochs", keys.recover.epochs, keys.recover.epochs >= 0, "at least 0")
+    _demand("recover.rounds", keys.recover.rounds, keys.recover.rounds >= 1, "at least 1")
+    if not keys.recover.epochs and (keys.recover.distil or keys.recover.rounds > 1):
+        raise UserError("recover.distil and recover.rounds say how to train after pruning: recover.epochs=1 or more goes with them")
+    _demand("accumulate", keys.accumulate, keys.accumulate >= 1, "at least 1")
     _demand("ratio", keys.ratio, 0 <= keys.ratio < 1, "the share to remove lies in [0, 1), for example ratio=0.5")
     _at_least_one("round_to", keys.round_to)
     _demand("seed", keys.seed, 0 <= keys.seed < 2**32, "a whole number from 0 to 2**32 - 1")
@@ -78,6 +81,9 @@ def check_task(name: str, task: Task) -> None:
     _demand(f"{where}batch", task.batch, task.batch >= 1, "at least 1")
     _demand(f"{where}tuning.epochs", task.tuning.epochs, task.tuning.epochs > 0, "more than 0")
     _at_least_one(f"{where}tuning.max_tokens", task.tuning.max_tokens)
+    words = task.label_words
+    fitting = words is None or (len(words) == task.outputs and len(set(words)) == len(words))
+    _demand(f"{where}label_words", words, fitting, f"{task.outputs} different words, one for each output, or null")
 
 
 def check_model(name: str, model: Model) -> None:
@@ -111,11 +117,18 @@ def _at_least_one(key: str, value: int | None) -> None:
     _demand(key, value, value is None or value >= 1, "at least 1, or null")
 
 
-def _choice(key: str, value: str, known: set[str], later: Iterable[str] = ()) -> None:
-    if value in later:
-        raise UserError(f"{key}={value} is not there yet; choose from {', '.join(sorted(known))}")
+def _choice(key: str, value: str, known: set[str]) -> None:
     if value not in known:
         raise UserError(f"{key}={value}{nearest(value, known)}")
+
+
+def check_unit(name: str, keys: Keys, own: Any) -> None:
+    """What the ratio counts fits the method; `own`: what its YAML's `_unit_` says that it removes, None for heads and neurons."""
+    _choice(f"method {name}: _unit_", str(own or "weights"), {"weights"})
+    if own and keys.unit != own:
+        raise UserError(f"unit={keys.unit}: {name} removes single {own}, leave unit= out")
+    if own and keys.recover.epochs:
+        raise UserError(f"recover.epochs={keys.recover.epochs:g}: it fine-tunes models that lost heads and neurons, {name} removes weights")
 
 
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -129,7 +142,7 @@ def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, A
     annotated = _annotations(target)
     for key, value in given.items():
         if key not in reference:
-            raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_'})}")
+            raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_', '_unit_'})}")
         kinds = annotated.get(key) or {_kind(reference[key])}
         if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
             expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
@@ -148,14 +161,29 @@ def _fits(value: Any, kinds: set[str]) -> bool:
 
 def _annotations(target: str) -> dict[str, set[str]]:
     """The kinds that a class's source annotates its fields with, read by ast."""
+    fields = [node for node in _body(target) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
+
+
+def declares_training(target: str) -> bool:
+    """Whether a method's class says `training = True`, read by ast: its recipe is then part of what a run means."""
+    assigned = [node for node in _body(target) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
+    told = [ast.unparse(node.value) for node in assigned if "training" in _names(node)]  # type: ignore[arg-type]
+    return told[-1:] == ["True"]
+
+
+def _names(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    return [ast.unparse(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+
+
+def _body(target: str) -> list[ast.stmt]:
+    """The statements of a class, from its module's source."""
     module, _, name = target.rpartition(".")
     try:
         tree = ast.parse(plugin.source(module) or "")
     except (SyntaxError, ValueError, RecursionError):
-        return {}  # told when the method is imported
-    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    fields = [node for body in bodies for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
+        return []  # told when the method is imported
+    return [line for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name for line in node.body]
 
 
 def check_results(given: str, machine: str) -> Path:

@@ -55,6 +55,7 @@ class Arch:
     head: list[str]
     new_weights: list[str]
     span_head: str
+    language_head: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -143,7 +144,7 @@ class Windows:
 @dataclass
 class Task:
     """A task by name: columns, labels (None: numbers, or answers where there are windows), metrics, and the constants
-    of the protocol (conf/task)."""
+    of the protocol (conf/task). `label_words`: a word of the vocabulary for each output, for methods that classify by them."""
 
     columns: list[str]
     labels: list[str] | None
@@ -153,6 +154,7 @@ class Task:
     max_length: int
     label: str = "label"
     hub: HubData | None = None
+    label_words: list[str] | None = None
     build: str | None = None
     batch: int = 32
     calibration_tokens: int = 100_000
@@ -233,6 +235,16 @@ class LatencyPlan:
 
 
 @dataclass
+class Recover:
+    """Fine-tuning after pruning: for how many epochs in all (0: none), with the dense model as teacher or not, and in how many
+    rounds of pruning a little more and training again."""
+
+    epochs: float = 0.0
+    distil: bool = False
+    rounds: int = 1
+
+
+@dataclass
 class Keys:
     """The keys of a run that are not groups."""
 
@@ -245,7 +257,8 @@ class Keys:
     precision: str
     round_to: int | None
     threads: int | None
-    recover: Any
+    recover: Recover
+    accumulate: int
     save: str | None
     results: str
     rerun: bool
@@ -253,11 +266,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell: everything the protocol needs to know, checked."""
+    """One cell: everything the protocol needs to know, checked. `trains`: the method trains on the whole train split."""
 
     method: str
     method_target: str
     method_fields: dict[str, Any]
+    trains: bool
     task_name: str
     task: Task
     model_name: str
@@ -271,6 +285,11 @@ class Run:
     def scored(self) -> bool:
         """Whether accuracy says anything: random weights have none."""
         return self.model.weights is None
+
+    @property
+    def recover(self) -> dict[str, Any] | None:
+        """How the pruned model is fine-tuned, None where it is not."""
+        return asdict(self.keys.recover) if self.keys.recover.epochs else None
 
     def meaning(self) -> dict[str, Any]:
         """What the run computes, as plain data: with the dense checkpoint's SHA-256 it is the run's identity.
@@ -296,10 +315,11 @@ class Run:
             "ratio": self.keys.ratio,
             "seed": self.keys.seed,
             "calibration": calibration,
-            "recover": self.keys.recover,
+            "recover": self.recover,
             "device": self.device,
             "precision": self.keys.precision,
             **({"round_to": self.keys.round_to} if self.keys.round_to else {}),
+            **({"recipe": {"model": asdict(self.model.tuning), "task": asdict(task.tuning)}} if self.trains or self.recover else {}),
         }
 
 

@@ -61,7 +61,7 @@ class Encoder:
         lengths = [len(example["input_ids"]) for example in examples]
         longest = max(lengths)
         out: dict[str, torch.Tensor] = {}
-        for name in examples[0]:
+        for name in self.inputs:
             pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
             rows = [example[name] + [pad] * (longest - len(example[name])) for example in examples]
             out[name] = torch.tensor(rows, device=device)

@@ -3,27 +3,26 @@
 import json
 import shutil
 import string
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
-from bench import dense, score
+from bench import dense, processes, score, training
 from bench.config import Model, Run, Task
 from bench.data import TaskData
 from bench.dense import Checkpoint
-from bench.encoding import Encoder, Examples, Rows
+from bench.encoding import Encoded, Encoder
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
 from bench.machine import has_bf16, repeatable
-from bench.model import auto_class
-from bench.stages import progress, say
+from bench.model import PrunableModel, auto_class
+from bench.stages import say
 
 SEED = 0
-SAVES = 10  # checkpoints in the course of a run, from the last of which an interrupted one goes on
 
 
 def make(run: Run, data: TaskData) -> Checkpoint:
@@ -54,11 +53,12 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
     encoder = Encoder(base, run.task, run.model.arch)
     module = _with_new_head(run, base)
     train = encoder.examples(data.train)
-    rows = _training_rows(run, train)
+    rows = training.rows(train, run.task, run.model.tuning)
     examples = train.encode(rows)
     tokens = sum(len(example["input_ids"]) for example in examples)
     say(f"fine-tuning {run.model_name} for {run.task_name}, once: {len(rows)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs")
-    _train(run, module, encoder, list(zip(examples, train.labels(rows), strict=True)), work)
+    labelled = [example | {"label": label} for example, label in zip(examples, train.labels(rows), strict=True)]
+    _train(run, module, encoder, labelled, work)
 
     def fill(half: Path) -> None:
         module.save_pretrained(half)
@@ -78,11 +78,24 @@ def base_folder(run: Run) -> Path:
     return found
 
 
-def _with_new_head(run: Run, base: Path) -> Any:
+def pretrained(run: Run, dense: PrunableModel) -> PrunableModel:
+    """The base encoder as it was before any fine-tuning, with a new head that the run's seed draws; for methods that start
+    from it.
+
+    Raises:
+        UserError: the base encoder cannot be had, lacks weights, or is of another shape than the dense model.
+    """
+    model = PrunableModel(_with_new_head(run, base_folder(run), run.keys.seed).to(run.device), run.model.arch)
+    if model.shape != dense.shape:
+        raise UserError(f"{run.method} starts from the base of {run.model_name}, the checkpoint has another shape: change model=")
+    return model
+
+
+def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
     """The encoder's weights from the base, every one of them, and a new head."""
     from transformers import set_seed
 
-    set_seed(SEED)
+    set_seed(seed)
     labels = run.task.labels or ["score"]
     named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     kinds = {"classification": "single_label_classification", "regression": "regression"}
@@ -96,73 +109,30 @@ def _with_new_head(run: Run, base: Path) -> Any:
     return module
 
 
-def _training_rows(run: Run, train: Examples) -> Rows:
-    """A seeded permutation of train's examples, cut at the recipe's number of tokens."""
-    order = np.random.default_rng(SEED).permutation(len(train))
-    limits = [limit for limit in (run.task.tuning.max_tokens, run.model.tuning.max_tokens) if limit]
-    if limits:
-        few = order[: min(limits) // 4]  # an example has four tokens at the least
-        lengths = np.cumsum([len(example["input_ids"]) for example in train.encode(few)])
-        order = few[: max(1, int(np.searchsorted(lengths, min(limits), side="right")))]
-    return order
-
-
-def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Any], work: Path) -> None:
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
-
+def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded], work: Path) -> None:
     recipe = run.model.tuning
     steps = max(1, int(-(-len(examples) // recipe.batch) * run.task.tuning.epochs))
     arguments = TrainingArguments(
-        output_dir=str(work),
-        per_device_train_batch_size=recipe.batch,
-        max_steps=steps,
+        **training.common(work, steps, run.device),
+        per_device_train_batch_size=max(1, recipe.batch // processes.world()),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=int(recipe.warmup * steps),
         lr_scheduler_type="linear",
         seed=SEED,
         bf16=has_bf16(run.device),
-        use_cpu=run.device == "cpu",
-        save_steps=max(50, steps // SAVES),
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=run.device == "cuda",
-        remove_unused_columns=False,
     )
 
-    class Bar(TrainerCallback):  # type: ignore[misc]
-        """Moves our progress bar by a step."""
-
-        bar: Iterator[int] = iter(())
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = progress(range(state.global_step, steps), "fine-tuning")
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            next(self.bar, None)
-
-    def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
-        inputs, labels = zip(*batch, strict=True)
-        out = dict(encoder.batch(inputs, np.array(labels), "cpu"))
-        del out["places"]
+    def batch(chosen: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        out = training.collate(encoder, chosen)
         if run.task.kind == "span":
             out["start_positions"], out["end_positions"] = out.pop("labels").unbind(1)
         return out
 
     module.train()
-    trainer = Trainer(
-        model=module,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
-        callbacks=[Bar()],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = training.Looped(module, arguments, examples, batch, None, [training.Bar(steps, "fine-tuning")])
     with repeatable(run.device):
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+        trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
     module.eval()
 
 

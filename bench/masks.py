@@ -1,5 +1,6 @@
-"""What is kept of a model: one factor per head and per neuron, zero is pruned."""
+"""What is kept of a model: one factor per head and per neuron, zero is pruned; or single weights."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,3 +61,36 @@ class Masks:
                 raise ValueError(f"{what}: {name} has shape {given.shape}, the model needs {(shape.layers, units)}")
             if not np.isfinite(given).all():
                 raise ValueError(f"{what}: {name} holds values that are not finite")
+
+
+@dataclass(frozen=True)
+class WeightMasks:
+    """Which single weights of the layers' matrices are kept: bool [out, in] by the name of their linear module."""
+
+    kept: dict[str, NDArray[np.bool_]]
+
+    @property
+    def count(self) -> int:
+        """The number of weights kept."""
+        return sum(int(mask.sum()) for mask in self.kept.values())
+
+    @property
+    def share(self) -> float:
+        """The share of the weights kept: the true density, counted over all the matrices."""
+        return self.count / sum(mask.size for mask in self.kept.values())
+
+    def packed(self) -> dict[str, NDArray[np.uint8]]:
+        """Eight weights a byte, row after row, the first in the highest bit (as numpy.packbits)."""
+        return {name: np.packbits(mask) for name, mask in self.kept.items()}
+
+    @property
+    def packed_bytes(self) -> int:
+        """The size of `packed`."""
+        return sum(-(-mask.size // 8) for mask in self.kept.values())
+
+    def sha256(self) -> str:
+        """Of names and packed bits, names sorted: whether two runs keep the same weights."""
+        content = hashlib.sha256()
+        for name, bits in sorted(self.packed().items()):
+            content.update(name.encode() + b"\0" + bits.tobytes())
+        return content.hexdigest()

@@ -130,7 +130,7 @@ def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: 
         say(f"the evaluation split of {saved.facts.task_name} here is not the one of the record: the scores do not compare")
     encoder = Encoder(saved.folder, task, saved.facts.arch)
     examples = encoder.examples(split)
-    return score.measured(task, score.predict(module, encoder, examples, device), examples).score
+    return score.measured(task, score.predict(module, encoder, score.everything(examples), device), examples).score
 
 
 def _task(name: str, task: Task) -> Task:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.budget import ALLOCATIONS, Budget, Scores
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.stages import stage
 
 if TYPE_CHECKING:
@@ -22,19 +22,24 @@ class Method(ABC):
     """A pruning method; its fields are its hyper-parameters.
 
     `labels`: it looks at the labels of the calibration set, which are hidden otherwise. `gradients`: it runs backward
-    passes; the others are called under `torch.no_grad`.
+    passes; the others are called under `torch.no_grad`. `training`: it trains on the whole train split, which is
+    `calibration.training` (bench.training.Training), labels included. `pretrained`: the model that it gets is the base
+    encoder as it was before fine-tuning, with a new head, not the dense model.
     """
 
     labels: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
+    training: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = False
     notes: list[str] = field(default_factory=list, init=False)  # what a reader of the record should know
 
     @abstractmethod
-    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
-        """Choose what is kept within the budget.
+    def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks | WeightMasks:
+        """Choose what is kept within the budget: whole units, or single weights (whose YAML says `_unit_: weights`).
 
-        The model is the method's own copy, its weights may be rewritten. Randomness comes from `calibration.generator`
-        alone. Everything computed here is timed; name the parts with `bench.stages.stage`.
+        The model is the method's own copy, its weights may be rewritten and its head replaced. Randomness comes from
+        `calibration.generator` alone, of a training from its seed. Everything computed here is timed; name the parts with
+        `bench.stages.stage`.
 
         Raises:
             Skip: the method cannot do this cell.

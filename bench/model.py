@@ -64,6 +64,18 @@ class PrunableModel:
         names = [paths.up] if sublayer % 2 else [paths.query, paths.key, paths.value]
         return [self._part(sublayer // 2, name) for name in names]
 
+    def matrices(self) -> dict[str, dict[str, nn.Linear]]:
+        """The layers' linear maps by type (query, key, value, output, up, down) and, bottom to top, by their name in the module:
+        what single weights are pruned from."""
+        attention, feed_forward = self.arch.attention, self.arch.feed_forward
+        paths = {
+            **{name: getattr(attention, name) for name in ("query", "key", "value", "output")},
+            "up": feed_forward.up,
+            "down": feed_forward.output,
+        }
+        names = {kind: [f"{self.arch.layers}.{layer}.{path}" for layer in range(self.shape.layers)] for kind, path in paths.items()}
+        return {kind: {name: self.module.get_submodule(name) for name in own} for kind, own in names.items()}  # type: ignore[misc]
+
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """Hidden state [tokens, d] below the first sub-layer, and the context of the batch."""
         ids = inputs_of(batch)

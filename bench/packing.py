@@ -10,9 +10,10 @@ from torch import Tensor
 
 # input_ids, attention_mask, perhaps token_type_ids: [B, T]; labels: [B] or [B, 2], where asked for; `places` [tokens]: where
 # the real tokens lie in the flattened batch, known to whoever has padded it, so that no GPU has to be waited for; of
-# micro-batches also `shares` [B] and perhaps `owners` [batches, tokens], see bench.calibration
+# micro-batches also `shares` [B] and perhaps `owners` [batches, tokens], see bench.calibration; of training batches perhaps
+# `teacher` [B, outputs] or [B, T, 2], the dense model's logits
 Batch = Mapping[str, Tensor]
-NOT_INPUTS = ("labels", "places", "shares", "owners")
+NOT_INPUTS = ("labels", "places", "shares", "owners", "teacher")
 
 
 def places_of(lengths: Sequence[int], device: torch.device | str) -> Tensor:

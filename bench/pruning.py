@@ -15,12 +15,13 @@ from bench.config import Run
 from bench.errors import UserError, first_line
 from bench.half import bf16_layers
 from bench.machine import OtherWork, repeatable
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.memory import peak_memory
 from bench.method import Method
 from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.record import OTHER_WORK, QUIET
+from bench.recover import Recovery
 from bench.stages import collect, synchronize
 
 WARM_UP_BATCHES = 2
@@ -29,9 +30,11 @@ PASS_SECONDS, PASS_BATCHES, PASS_STOP, PASS_LEAST = 2.0, 8, 20.0, 4
 
 @dataclass(frozen=True)
 class Pruning:
-    """Final masks, the model whose weights belong to them, and what it cost (the record's `prune`)."""
+    """Final masks, of single weights too where those were pruned, the model whose weights belong to them, and what it cost (the
+    record's `prune`)."""
 
     masks: Masks
+    weights: WeightMasks | None
     model: PrunableModel
     cost: dict[str, Any]
 
@@ -45,6 +48,8 @@ def instantiate(run: Run) -> Method:
     found = plugin.load(run.method_target, f"method {run.method}")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method {run.method}: {run.method_target} is no bench.method.Method")
+    if found.training != run.trains:
+        raise UserError(f"method {run.method}: `training = True` stands in the body of {run.method_target} itself, not elsewhere")
     try:
         return found(**run.method_fields)
     except TypeError as error:
@@ -53,18 +58,35 @@ def instantiate(run: Run) -> Method:
         raise UserError(f"method {run.method}: {first_line(error)}") from error
 
 
-def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget: Budget, precision: str = "fp32") -> Pruning:
+def prune(
+    method: Method,
+    dense: PrunableModel,
+    calibration: Calibration,
+    budget: Budget,
+    precision: str = "fp32",
+    start: PrunableModel | None = None,
+    recovery: Recovery | None = None,
+) -> Pruning:
     """Run a method on its own copy of the model, timed from a cold, warmed-up state to final masks and weights.
+
+    `start`: the model that a method begins with, where it is not the dense one. `recovery`: how what is left is retrained. What an
+    interrupted training has cost before is counted.
 
     A pass (forward and backward of the dense model over the calibration set, gradients of the masks only) is timed
     half before and half after, so that a drifting machine cancels; in fp32 whatever the precision, since it is the unit.
     With precision bf16 the model's layers compute in bfloat16, forward and backward (bench.half); what a method computes
-    itself from their values is in float32 at the least.
+    itself from their values is in float32 at the least. A training has its own mixed precision.
     """
-    model = dense.copy()
-    seen = calibration if method.labels else calibration.without_labels()
+    model = (start or dense).copy()
+    seen = calibration if method.labels or method.training else calibration.without_labels()
     halves = _sample(calibration)
     bf16 = precision == "bf16"
+    training = recovery.training if recovery else calibration.training
+
+    def choose(budget: Budget) -> Any:
+        with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16 and not method.training):
+            return method.prune(model, seen, budget)
+
     with repeatable(model.device.type):
         with bf16_layers(dense, bf16):
             _warm_up(dense, halves[0][:WARM_UP_BATCHES])
@@ -72,26 +94,33 @@ def prune(method: Method, dense: PrunableModel, calibration: Calibration, budget
         gc.collect()
         with peak_memory(model.device) as peak, collect() as stages:
             synchronize()
-            others, start = OtherWork(), time.perf_counter()
-            with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16):
-                masks = method.prune(model, seen, budget)
+            others, start_time = OtherWork(), time.perf_counter()
+            if training:
+                training.began = start_time
+            found = recovery.prune(model, budget, choose) if recovery else choose(budget)
             synchronize()
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start_time
             busy = others.per_core()
         timed += _time_batches(dense, halves[1])
+    if not budget.fits(budget.cost(found)):
+        raise ValueError(f"the masks cost {budget.cost(found):.6g}, the budget is {budget.limit:.6g}")
+    weights = found if isinstance(found, WeightMasks) else None
+    masks = Masks.ones(model.shape) if isinstance(found, WeightMasks) else found
     masks.check(model.shape)
-    if not budget.fits(budget.cost(masks)):
-        raise ValueError(f"the masks cost {budget.cost(masks):.6g}, the budget is {budget.limit:.6g}")
     pass_seconds = _scaled(timed, calibration)
+    notes = method.notes + ([f"{OTHER_WORK}: {busy:.2f} per core"] if busy > QUIET else [])
+    if training and training.earlier:
+        seconds, stages = seconds + training.earlier, {**stages, "interrupted": training.earlier}
+        notes.append(f"interrupted and resumed: {training.earlier:.0f} s before that are counted")
     cost = {
         "seconds": seconds,
         "stages": stages,
         "peak_bytes": peak(),
         "pass_seconds": pass_seconds,
         "passes": seconds / pass_seconds,
-        "notes": method.notes + ([f"{OTHER_WORK}: {busy:.2f} per core"] if busy > QUIET else []),
+        "notes": notes,
     }
-    return Pruning(masks, PrunableModel(model.module, model.arch), cost)
+    return Pruning(masks, weights, PrunableModel(model.module, model.arch), cost)
 
 
 def _warm_up(dense: PrunableModel, batches: list[Batch]) -> None:

@@ -18,7 +18,7 @@ from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,18 @@ SECTIONS = {  # the keys of the record's sections; always all present, null wher
     "data": ("train", "validation", "source"),
     "calibration": ("sampler", "examples", "tokens", "batch", "sha256"),
     "dense": ("score", "metrics", "flops", "params", "checkpoint", "expected"),
-    "pruned": ("score", "metrics", "flops", "params", "flops_kept", "params_kept", "weights_kept", "heads", "neurons", "mask_error"),
+    "pruned": (
+        "score",
+        "metrics",
+        "flops",
+        "params",
+        "flops_kept",
+        "params_kept",
+        "weights_kept",
+        "heads",
+        "neurons",
+        "mask_error",
+    ),  # and of weights' masks
     "prune": ("seconds", "stages", "peak_bytes", "pass_seconds", "passes", "notes"),
     "latency": ("plan", "headline", "grid", "notes"),  # and table, null but for unit=latency
     "seconds": ("total", "dense", "prune", "shrink", "score", "latency"),
@@ -73,13 +84,13 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "device": run.device,
         "precision": run.keys.precision,
         "attention": run.model.attention,
-        "recover": run.keys.recover,
+        "recover": run.recover,
         "round_to": run.keys.round_to,
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
         "calibration": {**dict.fromkeys(SECTIONS["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
         "dense": dict.fromkeys(SECTIONS["dense"]),
-        "pruned": dict.fromkeys(SECTIONS["pruned"]),
+        "pruned": dict.fromkeys((*SECTIONS["pruned"], "mask_bytes", "mask_sha256")),
         "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
         "latency": {
             "plan": run.keys.latency.plan,
@@ -130,8 +141,9 @@ def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", befo
     }
 
 
-def pruned_section(run: Run, dense: "PrunableModel", masks: Masks, small: "nn.Module") -> Record:
-    """What is left, for the record's `pruned`: costs, true parameters, units per layer."""
+def pruned_section(run: Run, dense: "PrunableModel", masks: Masks, small: "nn.Module", weights: WeightMasks | None) -> Record:
+    """What is left, for the record's `pruned`: costs, true parameters, units per layer; of single weights their share, and the
+    size and hash of their packed masks."""
     costs = _flops(run, dense)
     params = sum(p.numel() for p in small.get_submodule(run.model.arch.layers).parameters())
     return {
@@ -141,6 +153,9 @@ def pruned_section(run: Run, dense: "PrunableModel", masks: Masks, small: "nn.Mo
         "params_kept": params / dense.encoder_parameters(),
         "heads": (masks.heads != 0).sum(1).tolist(),
         "neurons": (masks.neurons != 0).sum(1).tolist(),
+        "weights_kept": weights and weights.share,
+        "mask_bytes": weights and weights.packed_bytes,
+        "mask_sha256": weights and weights.sha256(),
     }
 
 

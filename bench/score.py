@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bench import metrics, spans
 from bench.config import Run, Task
 from bench.data import Split
 from bench.dense import Checkpoint
-from bench.encoding import Encoder, Examples
+from bench.encoding import Encoded, Encoder, Examples
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, keep_file
 from bench.model import NEVER, PrunableModel, auto_class, logits_of
@@ -100,9 +101,8 @@ def _order_outputs(head: nn.Module, labels: list[int]) -> None:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, encoder: Encoder, examples: Examples, device: str) -> Logits:
-    """Logits of every example in order; batches are made of examples of similar length."""
-    encoded = examples.encode(range(len(examples)))
+def predict(module: nn.Module, encoder: Encoder, encoded: Sequence[Encoded], device: str) -> Logits:
+    """Logits of some examples in their order, [examples, outputs] or [examples, T, 2]; batches are of similar length."""
     order = np.argsort([len(example["input_ids"]) for example in encoded], kind="stable")
     found: list[Logits] = []
     for start in progress(range(0, len(order), BATCH), "scoring"):
@@ -118,9 +118,14 @@ def predict(module: nn.Module, encoder: Encoder, examples: Examples, device: str
     return logits
 
 
+def everything(examples: Examples) -> list[Encoded]:
+    """All examples of a split, tokenised."""
+    return examples.encode(range(len(examples)))
+
+
 def score(run: Run, module: nn.Module, encoder: Encoder, examples: Examples) -> Score:
     """Metrics of a model on the examples of the whole evaluation split."""
-    return measured(run.task, predict(module, encoder, examples, run.device), examples)
+    return measured(run.task, predict(module, encoder, everything(examples), run.device), examples)
 
 
 def measured(task: Task, logits: Logits, examples: Examples) -> Score:
@@ -159,7 +164,7 @@ def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder:
     try:
         logits = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        logits = predict(model.module, encoder, examples, run.device)
+        logits = predict(model.module, encoder, everything(examples), run.device)
         try:
             keep_file(file, lambda out: np.save(out, logits))
         except OSError as error:

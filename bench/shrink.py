@@ -1,4 +1,4 @@
-"""Masks to a physically smaller model: torch-pruning's linear slicing, and exact stubs where nothing is left."""
+"""Masks to a physically smaller model, and back: torch-pruning's linear slicing, and exact stubs where nothing is left."""
 
 import copy
 from collections.abc import Sequence
@@ -9,9 +9,12 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.model import PrunableModel, logits_of
 from bench.packing import Batch
+
+MASK_ERROR_LIMIT = 1e-4  # of float32 logits, beyond which it is looked whether that is rounding
+EXACT_ERROR_LIMIT = 1e-8  # of float64's
 
 
 class Constant(nn.Module):
@@ -75,11 +78,43 @@ def shrink(model: PrunableModel, masks: Masks) -> nn.Module:
 
 
 @torch.no_grad()
+def zeroed(model: PrunableModel, weights: WeightMasks) -> nn.Module:
+    """A copy of the model, as large as it was, in which the weights that are not kept are zero.
+
+    Raises:
+        ValueError: the masks are not those of the model's matrices.
+    """
+    small = model.copy()
+    matrices = {name: linear.weight for own in small.matrices().values() for name, linear in own.items()}
+    found, wanted = ({name: tuple(one.shape) for name, one in each.items()} for each in (weights.kept, matrices))
+    if found != wanted:
+        raise ValueError(f"weight masks are of {len(found)} matrices, the model has {len(wanted)}, or shapes differ")
+    for name, weight in matrices.items():
+        weight.mul_(torch.as_tensor(weights.kept[name]).to(weight))
+    return small.module
+
+
+@torch.no_grad()
 def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
     """The largest difference between the logits of the masked and of the shrunk model."""
     with model.masked(model.columns(masks)):
         errors = [float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches]
     return float(np.max(errors))  # of which one that is no number is the largest
+
+
+def verify(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> tuple[float, list[str]]:
+    """The mask error, and a note where it is more than usual but only float32's rounding.
+
+    Raises:
+        ValueError: the shrunk model is not the masked one.
+    """
+    error = mask_error(model, masks, small, batches)
+    if error < MASK_ERROR_LIMIT:
+        return error, []
+    exact = exact_mask_error(model, masks, small, batches)
+    if not exact < EXACT_ERROR_LIMIT:
+        raise ValueError(f"masked and shrunk model differ by {error:.3g} in their logits, by {exact:.3g} in float64")
+    return error, [f"masked and shrunk logits differ by {error:.2g}: rounding, {exact:.2g} in float64"]
 
 
 def exact_mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
@@ -131,3 +166,50 @@ def _drop(small: PrunableModel, sublayer: int) -> None:
     else:
         layer.set_submodule(paths.core, Through(is_attention))
         layer.set_submodule(paths.output, Constant(bias, False))
+
+
+@torch.no_grad()
+def grow(model: PrunableModel, masks: Masks, small: nn.Module) -> Masks:
+    """Write the weights of a shrunk model, which may have been trained since, back to their places in the model that it was
+    shrunk from; what was pruned gets zeros. Returns the masks, without factors, under which the two are equal."""
+    layers: Any = small.get_submodule(model.arch.layers)
+    placed = set[int]()
+    for s in range(model.shape.sublayers):
+        paths, kept = model.paths(s), torch.as_tensor(masks.columns(s, model.shape) != 0, device=model.device)
+        names = [paths.up] if s % 2 else [paths.query, paths.key, paths.value]
+        for name, linear in zip(names, model.producers(s), strict=True):
+            _put_rows(linear, _became(layers[s // 2], paths, name), kept)
+            placed |= {id(parameter) for parameter in linear.parameters()}
+        _put_columns(model.projection(s), _became(layers[s // 2], paths, paths.output), kept)
+        placed |= {id(parameter) for parameter in model.projection(s).parameters()}
+    others = dict(small.named_parameters())
+    for name, parameter in model.module.named_parameters():
+        if id(parameter) not in placed:
+            parameter.copy_(others[name])
+    return Masks((masks.heads != 0).astype(float), (masks.neurons != 0).astype(float))
+
+
+def _became(layer: nn.Module, paths: Any, name: str) -> nn.Module | None:
+    """What a linear map of a full layer has become in the shrunk one: smaller, the Constant of an empty sub-layer, or nothing."""
+    core: Any = layer.get_submodule(paths.core)
+    core = core.attention if isinstance(core, OwnBias) else core
+    if not name.startswith(f"{paths.core}."):
+        return layer.get_submodule(name)
+    if isinstance(core, Constant | Through):
+        return core if isinstance(core, Constant) and name == paths.output else None
+    found: nn.Module = core.get_submodule(name.removeprefix(f"{paths.core}."))
+    return found
+
+
+def _put_rows(linear: nn.Linear, found: nn.Module | None, kept: Tensor) -> None:
+    linear.weight.zero_()
+    linear.bias.zero_()
+    if isinstance(found, nn.Linear):
+        linear.weight[kept], linear.bias[kept] = found.weight, found.bias
+
+
+def _put_columns(linear: nn.Linear, found: Any, kept: Tensor) -> None:
+    linear.weight.zero_()
+    linear.bias.copy_(found.bias)
+    if isinstance(found, nn.Linear):
+        linear.weight[:, kept] = found.weight

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.budget import Scores
 from bench.calibration import Calibration
+from bench.losses import task_losses
 from bench.masks import Floats
 from bench.model import PrunableModel
 from bench.stages import progress
@@ -24,16 +24,6 @@ class Gradients:
     def information(self) -> Scores:
         """Sums of squares over the batches (Kwon et al. 2022, equation 6; the empirical Fisher's diagonal)."""
         return Scores((self.heads**2).sum(0), (self.neurons**2).sum(0))
-
-
-def task_losses(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """The ordinary loss of the task for each example [B]: squared error, cross-entropy, or the mean of start's and end's."""
-    if kind == "regression":
-        return (logits.squeeze(-1) - labels.to(logits.dtype)).square()
-    if kind == "classification":
-        return F.cross_entropy(logits, labels, reduction="none")
-    by_place = logits.transpose(1, 2).flatten(0, 1)  # [2 B, T]: all starts and ends
-    return F.cross_entropy(by_place, labels.flatten(), reduction="none").view(-1, 2).mean(1)
 
 
 def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients:

@@ -17,12 +17,12 @@ from torch_pruning.dependency import Dependency, Group, Node
 
 from bench.budget import Scores
 from bench.calibration import Calibration
+from bench.losses import task_losses
 from bench.method import Scorer
 from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.stages import progress
 from methods.activations import by_unit
-from methods.fisher import task_losses
 
 WEIGHT_IMPORTANCES = ("magnitude", "lamp", "fpgm", "random")
 GRADIENT_IMPORTANCES = ("taylor", "hessian")

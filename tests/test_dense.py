@@ -219,7 +219,7 @@ def test_scores_come_in_row_order_whatever_the_lengths(tmp_path, task_data):
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
     model, encoder = score.load_dense(run, dense.find(run, task_data)), Encoder(folder, TASK, run.model.arch)
-    logits = score.predict(model.module, encoder, encoder.examples(task_data.validation), "cpu")
+    logits = score.predict(model.module, encoder, score.everything(encoder.examples(task_data.validation)), "cpu")
     for row in (0, 17, 59):
         alone = encoder.batch(encoder.examples(task_data.validation).encode([row]), None, "cpu")
         assert np.allclose(model(alone).numpy()[0], logits[row], atol=1e-5)

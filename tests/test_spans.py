@@ -16,10 +16,10 @@ from bench.config import Task
 from bench.contract import SIZES, VOCABULARY, arch_of, batch, calibration
 from bench.errors import UserError
 from bench.finetune import write_random
+from bench.losses import task_losses
 from bench.model import NEVER, PrunableModel, logits_of
 from bench.packing import Context
 from bench.shrink import mask_error, shrink
-from methods.fisher import task_losses
 from methods.kprune import KPrune
 from methods.kwon import Kwon
 from tests.test_cli import results

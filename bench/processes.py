@@ -1,0 +1,17 @@
+"""Several processes that train together, as torchrun starts them: the first one keeps the record. Imports no torch."""
+
+import os
+
+
+class Follower(Exception):  # noqa: N818 - it is no error
+    """This process has trained with the others, the rest of the run is the first one's."""
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,66 @@
+"""Retraining after pruning: what is left is fine-tuned, perhaps in several rounds of pruning a little more.
+
+The part of a run's pruning that retraining-based structured pruning has and the others do not; its seconds belong to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from bench.budget import Budget
+from bench.config import Recover
+from bench.masks import Masks
+from bench.model import PrunableModel
+from bench.rounding import rounded
+from bench.shrink import grow, shrink
+from bench.stages import stage
+from bench.training import Fit, Group, Training, linear
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a run retrains: its key `recover`, the training set, and the multiple that numbers of neurons are rounded down to."""
+
+    plan: Recover
+    training: Training
+    round_to: int | None = None
+
+    def prune(self, model: PrunableModel, budget: Budget, choose: Callable[[Budget], Masks]) -> Masks:
+        """Prune, shrink and train in rounds, so that `model` ends with the trained weights. Returns the masks, without factors.
+
+        The share removed rises with the rounds as 1 - (1 - r/R)^3 (Zhu and Gupta 2017, arXiv 1710.01878); what a round has
+        removed stays removed.
+        """
+        kept = Masks.ones(model.shape)
+        for done in range(1, self.plan.rounds + 1):
+            share = 1 - (1 - done / self.plan.rounds) ** 3
+            masks = choose(budget.at(budget.ratio * share))
+            masks = Masks(masks.heads * kept.heads, masks.neurons * kept.neurons)
+            masks = rounded(model, masks, self.round_to or 1) if done == self.plan.rounds else masks
+            with stage("retrain"):
+                small = shrink(model, masks)
+                self._train(small, self.plan.epochs / self.plan.rounds)
+                kept = grow(model, masks, small)
+        return kept
+
+    def _train(self, module: nn.Module, epochs: float) -> None:
+        """By the recipe that fine-tuned the dense model."""
+        recipe, steps = self.training.recipe, self.training.steps(epochs)
+        frozen = self.training.of_embeddings(module) if recipe.freeze_embeddings else set()
+        plan = Fit(
+            steps=steps,
+            groups=decayed(module, recipe.learning_rate, recipe.weight_decay, frozen),
+            loss=self.training.task_loss,
+            rate=linear(steps, int(recipe.warmup * steps)),
+            label="retraining",
+        )
+        self.training.fit(module, plan, self.plan.distil)
+
+
+def decayed(module: nn.Module, rate: float, decay: float, frozen: set[str]) -> list[Group]:
+    """Groups of an optimiser: matrices with weight decay; biases, norms and what else is no matrix without; frozen names in none."""
+    free = [(name, parameter) for name, parameter in module.named_parameters() if name not in frozen]
+    matrices = [parameter for _, parameter in free if parameter.ndim > 1]
+    others = [parameter for _, parameter in free if parameter.ndim <= 1]
+    return [{"params": matrices, "lr": rate, "weight_decay": decay}, {"params": others, "lr": rate, "weight_decay": 0.0}]
