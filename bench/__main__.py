@@ -130,7 +130,7 @@ def _neighbours(key: str, words: list[str]) -> tuple[str, list[str]]:
         if not isinstance(node, DictConfig) or part not in node:
             return key, [str(name) for name in _compose([])]
         node = node[part]
-    return last, [str(name) for name in node if not name.startswith("_")] if isinstance(node, DictConfig) else []
+    return last, [name for name in map(str, node) if not name.startswith("_")] if isinstance(node, DictConfig) else []
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,7 +1,8 @@
 """Single weights under masks: what SMP, movement pruning and magnitude pruning share."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from bench.masks import WeightMasks
 from bench.model import PrunableModel
 
 BETA, LEFT, RIGHT, OPEN = 2 / 3, -0.1, 1.1, 2.197  # of hard-concrete gates: temperature, stretch, first scores (Sanh et al. 2020)
+EVERY = 16  # of so many values one is in a sample
 KEYS = 2**31  # of float32 as whole numbers in the same order: -KEYS .. KEYS - 1
 
 
@@ -85,17 +87,23 @@ class MaskedWeights:
     @torch.no_grad()
     def keep_share(self, share: float) -> None:
         """The same share of every matrix."""
-        for linear in self.linears():
-            values = self.values(linear)
-            self.masked(linear).mask = values >= kth_largest(values, int(share * values.numel() * TOLERANCE))
+        self._keep((linear, share) for linear in self.linears())
 
     @torch.no_grad()
     def keep_shares(self, shares: Tensor) -> None:
         """Every matrix its own share [types, L]."""
-        for own, of_type in zip(self.types.values(), shares, strict=True):
-            for linear, share in zip(own.values(), of_type, strict=True):
-                values = self.values(linear)
-                self.masked(linear).mask = values >= kth_largest(values, (share * values.numel() * TOLERANCE).long())
+        self._keep(zip(self.linears(), shares.flatten(), strict=True))
+
+    def _keep(self, wanted: Iterable[tuple[nn.Linear, float | Tensor]]) -> None:
+        """Of some matrices the share of highest values."""
+
+        def choose(one: tuple[nn.Linear, float | Tensor]) -> None:
+            values = self.values(one[0])
+            count = one[1] * values.numel() * TOLERANCE
+            self.masked(one[0]).mask = values >= kth_largest(values, count.long() if isinstance(count, Tensor) else int(count))
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a CPU looks for one k-th value on one core
+            list(pool.map(torch.no_grad()(choose), wanted))
 
     @torch.no_grad()
     def keep_globally(self, share: float, least: float = 0.0) -> None:
@@ -185,9 +193,22 @@ def kth_largest(values: Tensor, k: int | Tensor) -> Tensor:
     """
     flat = values.detach().flatten()
     if flat.device.type == "cpu":
-        count = int(k)
-        return flat.new_tensor(torch.inf) if count == 0 else flat.kthvalue(len(flat) - count + 1).values
+        return flat.new_tensor(torch.inf) if int(k) == 0 else _by_sample(flat, int(k))
     return _by_bits(flat, torch.as_tensor(k, device=flat.device))
+
+
+def _by_sample(values: Tensor, k: int) -> Tensor:
+    """Looked for among the few values that lie between two of a sample's; among all where they do not hold it."""
+    sample = values[::EVERY]
+    place, slack = k * len(sample) / len(values), 4 * math.sqrt(len(sample))
+    if len(sample) > 1000:
+        ranks = (min(len(sample), math.ceil(place + slack)), max(1, math.floor(place - slack)))
+        low, high = (sample.kthvalue(len(sample) - rank + 1).values for rank in ranks)
+        above = int((values > high).count_nonzero())
+        between = values[(values >= low) & (values <= high)]
+        if above < k <= above + len(between):
+            return between.kthvalue(len(between) - (k - above) + 1).values
+    return values.kthvalue(len(values) - k + 1).values
 
 
 def _by_bits(values: Tensor, k: Tensor) -> Tensor:
