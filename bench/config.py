@@ -291,6 +291,10 @@ class Run:
         """How the pruned model is fine-tuned, None where it is not."""
         return asdict(self.keys.recover) if self.keys.recover.epochs else None
 
+    def _recipe(self) -> dict[str, Any]:
+        """What a training goes by beside the fields of its method."""
+        return {"model": asdict(self.model.tuning), "task": asdict(self.task.tuning), "label_words": self.task.label_words}
+
     def meaning(self) -> dict[str, Any]:
         """What the run computes, as plain data: with the dense checkpoint's SHA-256 it is the run's identity.
 
@@ -319,7 +323,7 @@ class Run:
             "device": self.device,
             "precision": self.keys.precision,
             **({"round_to": self.keys.round_to} if self.keys.round_to else {}),
-            **({"recipe": {"model": asdict(self.model.tuning), "task": asdict(task.tuning)}} if self.trains or self.recover else {}),
+            **({"recipe": self._recipe()} if self.trains or self.recover else {}),
         }
 
 

@@ -45,7 +45,8 @@ class SMP(Method):
     `allocation`: local (SMP-L: the same share of every matrix) or sigmoid (SMP-S: matrices of a type share their budget by their
     means of sigma(S / temperature)). `surplus` of a matrix that would keep more than all its weights: redistribute, or lose (as
     the authors' code). `lambda_r`: weight of the regulariser. `schedule`: shares (of `epochs`) or paper (the published numbers of
-    updates, hours on a GPU). `distil`: the dense model teaches. `label_words`: the frozen classifier, one word for each output.
+    updates, hours on a GPU). `distil`: the dense model teaches. The frozen classifier is made of
+    the task's `label_words`.
     """
 
     allocation: str = "sigmoid"
@@ -56,7 +57,6 @@ class SMP(Method):
     epochs: float = 3.0
     schedule: str = "shares"
     distil: bool = False
-    label_words: list[str] | None = None
 
     gradients = True
     training = True
@@ -74,7 +74,7 @@ class SMP(Method):
         training, density = calibration.training, 1 - budget.ratio
         assert training is not None
         plan = self.schedule_of(training, density)
-        if not label_words.install(model, training.base, training.encoder.tokenizer, self.label_words):
+        if not label_words.install(model, training.base, training.encoder.tokenizer, training.task.label_words):
             self.notes.append("the base has no masked-language-model head: logits are inner products with the label words' embeddings")
         masked, strength = MaskedWeights(model, scored=True), Strength(self.lambda_r, plan.horizon)
         scores = masked.scores()
