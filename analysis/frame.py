@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import store
-from bench.record import Record, has_random_weights, is_quiet
+from bench.record import Record, has_random_weights, is_quiet, method_label
 from bench.store import Stored
 
 Getter = Callable[[Record], Any]
@@ -40,7 +40,7 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "machine": ("string", _in("machine", "name")),
     "device": ("string", _in("device")),
     "quiet": ("boolean", is_quiet),
-    "method": ("string", _in("method", "name")),
+    "method": ("string", method_label),
     "task": ("string", _in("task")),
     "model": ("string", _in("model")),
     "random_weights": ("boolean", has_random_weights),

@@ -71,9 +71,13 @@ def _record_of(cell: Cell, stored: Sequence[Stored], machine: str) -> Stored | N
 def _answers(record: Record, cell: Cell) -> bool:
     tokens: int | None = record["calibration"]["tokens"]
     asked = cell.get("calibration.tokens", TOKENS)
-    plain = record["unit"] == "flops" and record["precision"] == "fp32" and record["calibration"]["sampler"] == "tokens"
-    same = all(record[key] == cell[key] for key in ("task", "model", "ratio", "seed")) and record["method"]["name"] == cell["method"]
-    plain = plain and not has_random_weights(record) and not record.get("round_to")
+    recover = {"epochs": 0.0, "distil": False, "rounds": 1} | {key[8:]: value for key, value in cell.items() if key.startswith("recover.")}
+    asked_of = {"unit": "flops", "precision": "fp32"} | {
+        key: cell[key] for key in ("task", "model", "ratio", "seed", "unit", "precision") if key in cell
+    }
+    same = all(record[key] == value for key, value in asked_of.items()) and record["method"]["name"] == cell["method"]
+    same = same and record["recover"] == (recover if recover["epochs"] else None)
+    plain = record["calibration"]["sampler"] == "tokens" and not has_random_weights(record) and not record.get("round_to")
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 
 

@@ -7,24 +7,33 @@ In the spirit of scikit-learn's check_estimator. Needs no data, no hub and a few
 """
 
 import copy
-from collections.abc import Callable, Iterator
+import string
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
+from transformers import BertTokenizer
 
 from bench.budget import Budget, Scores
 from bench.calibration import Calibration, grouped
-from bench.config import Arch, typed
+from bench.config import Arch, ModelTuning, Task, typed
+from bench.encoding import Encoded, Encoder, Rows
 from bench.files import CONF
 from bench.machine import repeatable
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.method import Method, Scorer, Skip
 from bench.model import PrunableModel
 from bench.packing import Batch
-from bench.shrink import mask_error, shrink
+from bench.shrink import mask_error, shrink, zeroed
+from bench.training import Training
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SIZES = {
@@ -80,60 +89,118 @@ def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed
     return Calibration(list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
 
 
-def check_method(make: Make, device: str = "cpu") -> None:
-    """Everything that holds for any method; `make` gives a new method object each time.
+def training(model: PrunableModel, folder: Path, regression: bool = False) -> Training:
+    """A small train split for a method that trains: 16 texts of characters, batches of 4, label words a and b."""
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation][: VOCABULARY - 5]
+    (folder / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *letters]) + "\n", encoding="utf-8")
+    encoder = Encoder.__new__(Encoder)
+    encoder.tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_input_names=["input_ids", "attention_mask"])
+    encoder.inputs = ["input_ids", "attention_mask"]
+    labels, words = (None, ["a"]) if regression else (["no", "yes"], ["a", "b"])
+    metrics = ["pearson" if regression else "accuracy"]
+    task = Task(["text"], labels, metrics, metrics[0], LENGTH, 16, label_words=words)
+    model.module.save_pretrained(folder / "base")  # type: ignore[operator]
+    return Training(
+        task=task,
+        recipe=ModelTuning(batch=4),
+        encoder=encoder,
+        base=folder / "base",
+        train=_Made(regression),
+        teacher=model.copy(),
+        folder=folder,
+        seed=0,
+        device=str(model.device),
+        embeddings=model.arch.embeddings,
+    )
+
+
+class _Made:
+    """Examples for `training`: random tokens and labels, the same every time."""
+
+    split: Any = None
+
+    def __init__(self, regression: bool, count: int = 16) -> None:
+        one = batch([3 + i % 7 for i in range(count)], regression=regression)
+        lengths = one["attention_mask"].sum(1).tolist()
+        self.coded = [{name: one[name][i, :n].tolist() for name in ("input_ids", "attention_mask")} for i, n in enumerate(lengths)]
+        self.given = one["labels"].double().numpy() if regression else one["labels"].numpy()
+
+    def __len__(self) -> int:
+        return len(self.coded)
+
+    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+        return [self.coded[row] for row in rows]
+
+    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+        found: np.ndarray = self.given[np.asarray(rows)]
+        return found
+
+
+def check_method(make: Make, device: str = "cpu", unit: str = "flops") -> None:
+    """Everything that holds for any method; `make` gives a new method object each time, `unit` is what its YAML's `_unit_` says,
+    where it says so. A method that trains is given 16 short texts.
 
     Raises:
         AssertionError: one sentence for what does not hold.
     """
     assert callable(make), "check_method takes what makes a method, a class or a function, not a method object"
     for regression in (False, True):
-        for ratio in RATIOS:
-            check_run(make, ratio, regression, device)
+        for ratio in RATIOS[::5] if make().training else RATIOS:
+            check_run(make, ratio, regression, device, unit)
     if isinstance(make(), Scorer):
         check_score(make, device)
 
 
-def check_run(make: Make, ratio: float, regression: bool = False, device: str = "cpu") -> None:
+def check_run(make: Make, ratio: float, regression: bool = False, device: str = "cpu", unit: str = "flops") -> None:
     """One ratio: within the budget, repeatable, nothing left behind, masks and shrunk model agree; or a reason to skip."""
     results = []
     for seed_of_others in (1, 2):  # randomness comes from the calibration's generator alone
         torch.manual_seed(seed_of_others)
         np.random.seed(seed_of_others)
-        results.append(_run(make(), ratio, regression, device))
+        results.append(_run(make(), ratio, regression, device, unit))
     where = f"at ratio {ratio:g}{', regression' if regression else ''}"
     first, second = results
     assert (first is None) == (second is None), f"{where}: skipped in one of two equal runs"
     if first is None or second is None:
         return
-    for name in ("heads", "neurons"):
-        assert np.array_equal(getattr(first, name), getattr(second, name)), f"{where}: {name} differ between two equal runs"
+    for name in first:
+        assert np.array_equal(first[name], second[name]), f"{where}: {name} differ between two equal runs"
 
 
-def _run(method: Method, ratio: float, regression: bool, device: str) -> Masks | None:
+def _run(method: Method, ratio: float, regression: bool, device: str, unit: str) -> dict[str, NDArray[Any]] | None:
+    """The masks by name; None: skipped."""
     where = f"at ratio {ratio:g}{', regression' if regression else ''}"
     model = tiny(dtype=torch.float32, outputs=1 if regression else 2)
     model.module.to(device)
     sample = _sample(regression, device)
-    budget = Budget.of(model.shape, "flops", ratio, LENGTH)
-    with _nothing_left_behind(model, where):
+    budget = Budget.of(model.shape, unit, ratio, LENGTH)
+    with _nothing_left_behind(model, where), tempfile.TemporaryDirectory() as folder:
+        if method.training:
+            sample = replace(sample, training=training(model, Path(folder), regression))
         try:
             with torch.set_grad_enabled(method.gradients), repeatable(device):
-                masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
+                masks = method.prune(model, sample if method.labels or method.training else sample.without_labels(), budget)
             reason = None
         except Skip as skip:
             masks, reason = None, str(skip).strip()
     if reason is not None:
         assert reason, f"{where}: a skip gives a reason"
         return None
-    assert isinstance(masks, Masks), f"{where}: prune returns {type(masks).__name__}, not Masks"
-    masks.check(model.shape)
+    assert isinstance(masks, Masks | WeightMasks), f"{where}: prune returns {type(masks).__name__}, not Masks"
     assert budget.fits(budget.cost(masks)), f"{where}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
+    assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{where}: a weight is not finite"
+    if isinstance(masks, WeightMasks):
+        before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+        assert all(torch.equal(tensor, before[name]) for name, tensor in zeroed(model, masks).state_dict().items()), (
+            f"{where}: a pruned weight is not zero"
+        )
+        assert ratio > 0 or masks.share == 1, f"{where}: a weight was pruned"
+        return dict(masks.kept)
+    masks.check(model.shape)
     assert ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{where}: a head was pruned"
     assert ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{where}: a neuron was pruned"
-    assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{where}: a weight is not finite"
     assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{where}: masked and shrunk model differ"
-    return masks
+    return {"heads": masks.heads, "neurons": masks.neurons}
 
 
 def _sample(regression: bool = False, device: str = "cpu") -> Calibration:
@@ -213,6 +280,7 @@ def kept_of_duplicates(make: Make, ratio: float = 0.4) -> float | None:
             masks = method.prune(model, sample, Budget.of(model.shape, "flops", ratio, LENGTH))
     except Skip:
         return None
+    assert isinstance(masks, Masks), "single weights have no duplicates"
     half = model.shape.neurons // 2
     both = (masks.neurons[:, :half] != 0).astype(int) + (masks.neurons[:, half : 2 * half] != 0)
     return float((both == 1).sum() / max(1, (both > 0).sum()))

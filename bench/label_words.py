@@ -92,7 +92,7 @@ def install(model: PrunableModel, base: Path, tokenizer: Any, words: Sequence[st
         steps[0].load_state_dict(dense.state_dict())
         steps[1].load_state_dict(norm.state_dict())
         last.bias.copy_(bias[ids])
-    model.module.to(model.device).requires_grad_(False)
+    model.module.to(rows.device, rows.dtype).requires_grad_(False)
     return head is not None
 
 

@@ -208,6 +208,15 @@ def method_source(target: str) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
+def method_label(record: Record) -> str:
+    """A run's method for people: its name, and how what it left was retrained."""
+    name, recover = record["method"]["name"], record["recover"]
+    if not recover:
+        return str(name)
+    rounds = f" in {recover['rounds']} rounds" * (recover["rounds"] > 1)
+    return f"{name} + {recover['epochs']:g} epochs{' distilled' * recover['distil']}{rounds}"
+
+
 def has_random_weights(record: Record) -> bool:
     """Whether only its costs say something: model.weights=random was never trained and is not scored."""
     return str((record["dense"]["checkpoint"] or {}).get("source")).startswith("random:")

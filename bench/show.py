@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.record import Record, has_random_weights
+from bench.record import Record, has_random_weights, method_label
 from bench.store import Stored
 
 
@@ -17,11 +17,13 @@ def row(record: Record) -> list[str]:
     """One record as the cells of the table."""
     dense, pruned, prune, timing = record["dense"], record["pruned"], record["prune"], record["latency"]["headline"]
     kept = pruned["params_kept"] if record["unit"] == "params" else pruned["flops_kept"]
+    if record["unit"] == "weights" and pruned["weights_kept"] is not None:
+        kept = pruned["weights_kept"]
     if record["unit"] == "latency":
         kept = (record["latency"].get("table") or {}).get("kept")
     ok = record["status"] == "ok"
     return [
-        record["method"]["name"],
+        method_label(record),
         f"{record['task']} {record['model']}" + " (random)" * has_random_weights(record),
         f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
         str(record["seed"]),
@@ -43,7 +45,7 @@ def cost_row(record: Record) -> list[str]:
     prune = record["prune"]
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in (prune["stages"] or {}).items())
     return [
-        record["method"]["name"],
+        method_label(record),
         f"{record['task']} {record['model']}",
         f"{record['ratio']:g}",
         str(record["calibration"]["tokens"] or "-"),

@@ -274,7 +274,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 def collate(encoder: Encoder, examples: Sequence[Encoded]) -> dict[str, Tensor]:
     """Some examples with labels as a padded batch; with the teacher's logits [B, outputs] or [B, T, 2] where they have them."""
     out = dict(encoder.batch(examples, np.array([example["label"] for example in examples]), "cpu"))
-    del out["places"]
+    out.pop("places", None)
     if "teacher" in examples[0]:
         logits = torch.as_tensor(np.stack([example["teacher"] for example in examples]))
         out["teacher"] = logits[:, : out["input_ids"].shape[1]] if logits.ndim == 3 else logits

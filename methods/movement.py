@@ -46,6 +46,8 @@ class Unstructured(Method):
             raise ValueError(f"method.masking={self.masking}: one of {', '.join(MASKINGS)}")
         if not min(self.learning_rate, self.score_rate, self.epochs) > 0 or self.regularizer < 0:
             raise ValueError("method.learning_rate, score_rate and epochs are more than 0, regularizer is at least 0")
+        if self.masking == "magnitude" and self.regularizer:
+            raise ValueError(f"method.regularizer={self.regularizer:g}: magnitudes have no scores that it could lower")
 
     def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> WeightMasks:
         """Train weights and masks; the mask after the last update is the result, within the budget."""

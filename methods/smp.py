@@ -140,7 +140,7 @@ def shares(means: Tensor, density: float, redistribute: bool) -> Tensor:
         return found.clamp(max=1.0)
     for _ in range(layers - 1):  # each time at least one more matrix is full, or nothing is left to hand on
         full = found >= 1.0
-        left = density * layers - full.sum(1, keepdim=True)
+        left = density * layers - full.sum(1, keepdim=True, dtype=means.dtype)
         weight = means.masked_fill(full, 0.0)
         found = torch.where(full, 1.0, left * weight / weight.sum(1, keepdim=True).clamp_min(1e-300))
     return found.clamp(max=1.0)

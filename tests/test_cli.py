@@ -77,7 +77,9 @@ ERRORS = [
     (["precision=fp16"], "precision=fp16; did you mean 'bf16'?"),
     (["save="], "save= is empty: name a folder"),
     (["save=results/model"], "models and records need folders of their own"),
-    (["recover=x"], "recover= is not there yet"),
+    (["recover=x"], "recover"),
+    (["recover.rounds=2"], "recover.epochs=1 or more goes with them"),
+    (["recover.epochs=-1"], "recover.epochs=-1: at least 0"),
     (["model.weights=rnd"], "model.weights=rnd; choose from random"),
     (["model.weights=random", "model.base.shape=null"], "model minilm: base.shape=None: model.weights=random needs"),
     (["latency.batches=[0]"], "latency.batches=[0]: more than 0"),
@@ -434,7 +436,8 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_yaml_has_every_field(name):
-    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"), resolve=True)
+    fields.pop("_unit_", None)
     module, _, cls = fields.pop("_target_").rpartition(".")
     found = getattr(importlib.import_module(module), cls)
     defaults = {field.name: field.default for field in dataclasses.fields(found) if field.init}
@@ -448,7 +451,8 @@ def test_every_method_has_a_yaml_with_its_defaults():
     """The others are variants of it, named after it."""
     plain, classes = set(), set()
     for name in METHODS:
-        fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+        fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"), resolve=True)
+        fields.pop("_unit_", None)
         target = fields.pop("_target_")
         module, _, cls = target.rpartition(".")
         found = getattr(importlib.import_module(module), cls)

@@ -36,21 +36,26 @@ NOT_ZERO = {
 }
 
 
+UNITS = {name: OmegaConf.load(CONF / "method" / f"{name}.yaml").get("_unit_", "flops") for name in METHODS}
+WHOLE = [name for name, unit in UNITS.items() if unit == "flops"]  # methods that remove heads and neurons
+
+
 def maker(name: str) -> Callable[[], Method]:
-    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    fields = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"), resolve=True)
+    fields.pop("_unit_", None)
     module, _, cls = fields.pop("_target_").rpartition(".")
     return lambda: getattr(importlib.import_module(module), cls)(**fields)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_keeps_the_contract(name):
-    contract.check_method(maker(name))
+    contract.check_method(maker(name), unit=UNITS[name])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_keeps_the_contract_on_a_gpu(name):
-    contract.check_method(maker(name), "cuda")
+    contract.check_method(maker(name), "cuda", UNITS[name])
 
 
 def waits(make: Callable[[], Method], batches: int) -> int:
@@ -71,13 +76,13 @@ def waits(make: Callable[[], Method], batches: int) -> int:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_gpu_is_not_waited_for_batch_by_batch(name):
     few, more = (waits(maker(name), batches) for batches in (6, 18))
     assert more - few < 12, f"{few} waits with 6 batches, {more} with 18"
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ZERO])
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in NOT_ZERO])
 def test_dead_units_go_first_and_the_logits_stay(name):
     """A quarter of the heads and of the neurons of every sub-layer is dead; a quarter of the cost is what has to go."""
     model = contract.tiny()
@@ -107,7 +112,7 @@ def test_kcm_takes_the_dead_neurons_first(name):
 
 
 def test_duplicates_are_reported_for_every_method():
-    shares = {name: contract.kept_of_duplicates(maker(name)) for name in METHODS}
+    shares = {name: contract.kept_of_duplicates(maker(name)) for name in WHOLE}
     assert shares["dense"] is None
     assert all(share is None or 0 <= share <= 1 for share in shares.values())
     # as docs/methods.md tells: only what looks at units together, or at nothing, tells equal units apart
@@ -139,9 +144,10 @@ class Characters:
     def batch(self, examples, labels, device):
         longest = max(len(example["input_ids"]) for example in examples)
         padded = {
-            name: torch.tensor([example[name] + [0] * (longest - len(example[name])) for example in examples]) for name in examples[0]
+            name: torch.tensor([example[name] + [0] * (longest - len(example[name])) for example in examples])
+            for name in ("input_ids", "attention_mask")
         }
-        return {**padded, "labels": torch.as_tensor(labels)}
+        return padded | ({} if labels is None else {"labels": torch.as_tensor(labels)})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -160,14 +166,18 @@ def test_a_method_sees_neither_evaluation_data_nor_labels_that_it_did_not_ask_fo
         assert splits.validation.texts[0][0] not in splits.train.texts[0]
         method = maker(name)()
         seen = sample if method.labels else sample.without_labels()
+        assert seen.training is None
         assert method.labels or not any("labels" in one for one in seen.batches)
         model = contract.tiny(dtype=torch.float32)
         ratio = 0.0 if name == "dense" else 0.3
-        pruned = pruning.prune(method, model, sample, Budget.of(model.shape, "flops", ratio, 10.0))
-        found.append(pruned.masks)
-    assert np.array_equal(found[0].heads, found[1].heads)
-    assert np.array_equal(found[0].neurons, found[1].neurons)
-    json.dumps(found[0].heads.tolist(), allow_nan=False)
+        if method.training:
+            (tmp_path / name / str(poison)).mkdir(parents=True)
+            own = contract.training(model, tmp_path / name / str(poison))
+            sample = replace(sample, training=replace(own, train=Characters(splits.train)))
+        pruned = pruning.prune(method, model, sample, Budget.of(model.shape, UNITS[name], ratio, 10.0))
+        found.append({"heads": pruned.masks.heads, "neurons": pruned.masks.neurons, **(pruned.weights.kept if pruned.weights else {})})
+    assert all(np.array_equal(found[0][mask], found[1][mask]) for mask in found[0])
+    json.dumps(found[0]["heads"].tolist(), allow_nan=False)
 
 
 class Sloppy(Method):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench import data, dense, hub, score
-from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Run, Task
+from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
 from bench.contract import arch_of
 from bench.errors import UserError
 from bench.finetune import write_random
@@ -35,8 +35,8 @@ def checkpoint(folder: Path, outputs=2, names=None) -> Path:
 
 def run_of(model=MODEL, task=TASK):
     plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("none")
-    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, 1, None, None, "results", False)
-    return Run("random", "methods.random.Random", {}, "pairs", task, "small", model, keys, "cpu", 1, "")
+    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, 1, Recover(), 1, None, "results", False)
+    return Run("random", "methods.random.Random", {}, False, "pairs", task, "small", model, keys, "cpu", 1, "")
 
 
 @pytest.fixture

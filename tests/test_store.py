@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import record, store
-from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Run, Task
+from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Recover, Run, Task
 from bench.contract import arch_of
 from bench.data import Split, TaskData
 from bench.errors import UserError
@@ -35,9 +35,11 @@ DATA = TaskData("local", SPLIT, SPLIT)
 
 def run_of(**changes):
     plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick")
-    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, None, None, "r", False)
+    keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, Recover(), 1, None, "r", False)
     fields = {"lambda_rep": 2.5e-4}
-    run = Run("kprune", "methods.kprune.KPrune", fields, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench")
+    run = Run(
+        "kprune", "methods.kprune.KPrune", fields, False, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench"
+    )
     return replace(run, **changes)
 
 
