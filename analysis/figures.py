@@ -111,6 +111,32 @@ def speedup_against_accuracy(frame: Frame, machine: str) -> Drawn | None:
     )
 
 
+def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
+    """Score by the share of single weights removed with intervals, one panel for each task and model; published points hollow."""
+    cells = tables.weights(frame, machine)
+    groups = _groups(cells, ["model", "task"], least=2) if len(cells) else []
+    if not groups:
+        return None
+    figure, axes = style.panels(len(groups), width=4.6)
+    for one, (key, group) in zip(axes, groups, strict=True):
+        for method, own in group.groupby("method"):
+            own = own.sort_values("ratio")
+            error = own.seeds.fillna(own.examples).astype(float)
+            one.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(str(method)))
+        for (method, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
+            points = rows.sort_values("ratio_removed")
+            options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
+            one.plot(points.ratio_removed, points.score, label=f"{method} ({variant}), published", **options)
+        style.dense_line(one, group.dense.iloc[0])
+        one.set(xlabel="share of the layers' weights removed", ylabel="score", title=f"{key[1]}, {key[0]}")
+    style.legend_below(figure, axes, 3)
+    caption = (
+        "Score by the share of single weights removed (unstructured, no speedup in dense kernels); bars: 95 % over seeds, or over the "
+        "evaluation examples where there is one run. Hollow: published for BERT-base (SMP, Jiang et al., ACL 2023), where it is on this task."
+    )
+    return Drawn("accuracy-against-weights", figure, caption)
+
+
 def pareto(speedup: np.ndarray, score: np.ndarray) -> list[int]:
     """Positions of the points that no other is at least as good as in both and better in one, by rising speedup."""
     front: list[int] = []
@@ -221,6 +247,7 @@ FIGURES: tuple[Callable[[Frame, str], Drawn | None], ...] = (
     lambda frame, _: accuracy_against_ratio(frame),
     speedup_against_accuracy,
     speedup_against_bound,
+    accuracy_against_weights,
     lambda frame, _: kept_units(frame),
     stages,
 )

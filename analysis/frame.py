@@ -58,6 +58,8 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "flops_kept": ("Float64", _in("pruned", "flops_kept")),
     "params_kept": ("Float64", _in("pruned", "params_kept")),
     "weights_kept": ("Float64", _in("pruned", "weights_kept")),
+    "mask_bytes": ("Int64", _in("pruned", "mask_bytes")),
+    "retrained": ("boolean", lambda record: record["recover"] is not None),
     "seconds": ("Float64", _in("prune", "seconds")),
     "passes": ("Float64", _in("prune", "passes")),
     "peak_bytes": ("Int64", _in("prune", "peak_bytes")),
@@ -110,6 +112,14 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
     plain = (table.status == "ok") & ~table.random_weights & (table.precision == "fp32") & (table.unit == "flops")
     found = table[plain & table.round_to.isna() & (table.sampler == "tokens") & (table.method != "replay")]
     return found.assign(sample=(found.tokens / 1000).round())
+
+
+def single_weights(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table the newest run of each cell and seed that removed single weights: ok, real weights, in whatever precision it was
+    trained."""
+    found = table[(table.status == "ok") & ~table.random_weights & (table.unit == "weights") & table.weights_kept.notna()]
+    keys = ["task", "model", "ratio", "method", "seed"]
+    return found.sort_values("created").drop_duplicates(keys, keep="last").sort_values(keys)
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:

@@ -70,6 +70,12 @@ def curves(task: str, method: str | None = None, model: str = "BERT-base") -> pd
     return found if method is None else found[found.method == METHODS.get(method, method)]
 
 
+def of_weights(task: str, model: str = "BERT-base") -> pd.DataFrame:
+    """The published accuracies over the share of single weights removed; rows as in `load`, empty where nothing is published."""
+    table = load()
+    return table[table["plot"] & (table.ratio_kind == "weights") & (table.task == TASKS.get(task, task)) & (table.model == model)]
+
+
 def compare(table: pd.DataFrame) -> pd.DataFrame:
     """Our scores beside every published one of the same method, task and share of FLOPs removed.
 

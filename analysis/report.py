@@ -14,7 +14,7 @@ import vl_convert
 
 from analysis import style, tables
 from analysis.frame import CELL, Frame, scored
-from bench.record import Record, has_random_weights
+from bench.record import Record, has_random_weights, method_label
 from bench.show import last_line, number
 
 Spec = dict[str, Any]
@@ -345,7 +345,7 @@ def _facts(record: Record) -> dict[str, str]:
     pruned = record["pruned"]
     metrics = (pruned["metrics"] or {}).items()
     return {
-        "method": record["method"]["name"],
+        "method": method_label(record),
         "task": record["task"],
         "model": record["model"] + " (random weights)" * has_random_weights(record),
         "removed": f"{record['ratio']:g} of the {UNITS.get(record['unit'], record['unit'])}",
@@ -355,6 +355,7 @@ def _facts(record: Record) -> dict[str, str]:
         "metrics": ", ".join(f"{name} {value:.2f}" for name, value in metrics if value is not None) if len(metrics) > 1 else "",
         "FLOPs kept": _percent(pruned["flops_kept"]),
         "parameters kept": _percent(pruned["params_kept"]),
+        "single weights kept": _percent(pruned["weights_kept"]),
         "heads left": " ".join(map(str, pruned["heads"] or [])),
         "neurons left": " ".join(map(str, pruned["neurons"] or [])),
     }
@@ -390,7 +391,7 @@ def _origin(record: Record) -> dict[str, str]:
 
 def _configuration(record: Record) -> str:
     """All that was set, as JSON."""
-    keys = ("method", "unit", "ratio", "seed", "device", "precision", "attention", "round_to")
+    keys = ("method", "unit", "ratio", "seed", "device", "precision", "attention", "round_to", "recover")
     found = {key: record.get(key) for key in keys}
     sample = {key: record["calibration"][key] for key in ("sampler", "tokens", "batch")}
     checkpoint = record["dense"]["checkpoint"]

@@ -18,6 +18,10 @@ COLOURS = {  # Okabe and Ito's palette, and three greys and browns
     "random": "#8a8a8a",
     "tp": "#7f6b3a",
     "smp": "#b03060",
+    "movement": "#0b7a75",
+    "soft-movement": "#3c6e9e",
+    "l0": "#9a8c00",
+    "weight-magnitude": "#4d4d4d",
     "cofi": "#5a8f29",
 }
 MARKERS = {
@@ -45,7 +49,8 @@ SETTINGS: Any = {
 
 
 def family(method: str) -> str:
-    """The method that a variant belongs to: kprune-one-shot to kprune, tp-lamp to tp."""
+    """The method that a variant belongs to: kprune-one-shot to kprune, tp-lamp to tp, magnitude + 5 epochs to magnitude."""
+    method = method.split(" + ")[0]
     return next((name for name in COLOURS if method == name or method.startswith(f"{name}-")), method)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.frame import CELL, Frame, newest, scored
+from analysis.frame import CELL, Frame, newest, scored, single_weights
 from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
 
 WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
@@ -111,6 +111,36 @@ def dense(frame: Frame) -> pd.DataFrame:
     return pd.DataFrame({"dense": high, "spread": high - low, "expected": expected, "difference": high - expected}).reset_index()
 
 
+def weights(frame: Frame, machine: str) -> pd.DataFrame:
+    """Methods that remove single weights, one row for each cell: `runs`, `dense`, `score`, `drop`, half intervals over seeds and
+    over examples, the true share `kept`, the packed masks' size, and on one machine `passes` and the measured `speedup`."""
+    found = single_weights(frame.table)
+    here = (found.machine == machine).fillna(False)
+    found = found.assign(passes=found.passes.where(here), speedup=found.speedup.where(here & found.quiet))
+    rows = []
+    for key, group in found.groupby(["task", "model", "ratio", "method"]):
+        arrays = [frame.stored[folder].arrays() for folder in group.index]
+        examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
+        dense, score = group.dense_score.mean(), group.score.mean()
+        cost = [group.weights_kept.mean(), group.mask_bytes.mean() / 1e6, group.passes.mean(), group.speedup.mean()]
+        rows.append([*key, len(group), dense, score, dense - score, over_seeds(group.score.tolist()), examples, *cost])
+    names = ["runs", "dense", "score", "drop", "seeds", "examples", "kept", "mask_mb", "passes", "speedup"]
+    return pd.DataFrame(rows, columns=["task", "model", "ratio", "method", *names])
+
+
+def retraining(frame: Frame, machine: str, against: str = "kprune") -> pd.DataFrame:
+    """What pruning and retraining costs on a machine beside a method that does not retrain, of the same cell and seed: both scores
+    and passes, and `times`, the ratio of the passes."""
+    found = timed(frame, machine)
+    keys = ["task", "model", "ratio", "seed"]
+    plain = found[found.method == against].set_index(keys)[["score", "passes"]]
+    both = found[found.retrained].join(plain, on=keys, rsuffix=f"_{against}").dropna(subset=[f"passes_{against}"])
+    if both.empty:
+        return pd.DataFrame()
+    means = both.groupby(["task", "model", "ratio", "method"])[["score", f"score_{against}", "passes", f"passes_{against}"]].mean()
+    return means.assign(times=means.passes / means[f"passes_{against}"]).reset_index()
+
+
 def answers(frame: Frame) -> pd.DataFrame:
     """What the score hides, means over a cell's runs: agreement with the dense model (percent), examples that were right and are
     wrong (`lost`), the other way (`gained`), wrong in another way (`changed`); calibration error of both models (percent), and
@@ -152,6 +182,8 @@ def all_tables(frame: Frame, machine: str) -> Iterator[tuple[str, pd.DataFrame]]
     yield "dense", dense(frame)
     yield "answers", answers(frame)
     yield "ranks", ranks(frame)
+    yield "weights", weights(frame, machine)
+    yield "retraining", retraining(frame, machine)
 
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:
