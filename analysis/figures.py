@@ -123,16 +123,16 @@ def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
             own = own.sort_values("ratio")
             error = own.seeds.fillna(own.examples).astype(float)
             one.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(str(method)))
-        for (method, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
+        for (theirs, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
             points = rows.sort_values("ratio_removed")
             options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
-            one.plot(points.ratio_removed, points.score, label=f"{method} ({variant}), published", **options)
+            one.plot(points.ratio_removed, points.score, label=f"{theirs} ({variant}), published", **options)
         style.dense_line(one, group.dense.iloc[0])
         one.set(xlabel="share of the layers' weights removed", ylabel="score", title=f"{key[1]}, {key[0]}")
     style.legend_below(figure, axes, 3)
     caption = (
         "Score by the share of single weights removed (unstructured, no speedup in dense kernels); bars: 95 % over seeds, or over the "
-        "evaluation examples where there is one run. Hollow: published for BERT-base (SMP, Jiang et al., ACL 2023), where it is on this task."
+        "evaluation examples where there is one run. Hollow, where there are any: published for BERT-base (SMP, Jiang et al., ACL 2023)."
     )
     return Drawn("accuracy-against-weights", figure, caption)
 
