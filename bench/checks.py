@@ -23,7 +23,7 @@ KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", 
 
 def check_keys(keys: Keys, device: str) -> None:
     """The run's own keys; `device` is what it runs on."""
-    _choice("unit", keys.unit, {"flops", "params", "latency", "weights"})
+    _choice("unit", keys.unit, {"auto", "flops", "params", "latency", "weights"})
     _choice("precision", keys.precision, {"fp32", "bf16"})
     _choice("device", keys.device, {"auto", "cpu", "cuda"})
     _choice("latency", keys.latency.plan, {"none", "quick", "paper"})
@@ -122,13 +122,14 @@ def _choice(key: str, value: str, known: set[str]) -> None:
         raise UserError(f"{key}={value}{nearest(value, known)}")
 
 
-def check_unit(name: str, keys: Keys, own: Any) -> None:
-    """What the ratio counts fits the method; `own`: what its YAML's `_unit_` says that it removes, None for heads and neurons."""
+def unit_of(name: str, keys: Keys, own: Any) -> str:
+    """What the ratio counts; `own`: what the method's YAML's `_unit_` says that it removes, None for heads and neurons."""
     _choice(f"method {name}: _unit_", str(own or "weights"), {"weights"})
-    if own and keys.unit != own:
+    if own and keys.unit not in ("auto", own):
         raise UserError(f"unit={keys.unit}: {name} removes single {own}, leave unit= out")
     if own and keys.recover.epochs:
         raise UserError(f"recover.epochs={keys.recover.epochs:g}: it fine-tunes models that lost heads and neurons, {name} removes weights")
+    return str(own or "flops") if keys.unit == "auto" else keys.unit
 
 
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,7 +116,12 @@ class Training:
         return objective(logits_of(module, batch), batch["labels"], batch.get("teacher"), self.task.kind)
 
     def fit(self, module: nn.Module, plan: Fit, distil: bool = False, batch: int | None = None) -> None:
-        """Train `module` in place; at the end it is in eval mode and asks for no gradients."""
+        """Train `module` in place; at the end it is in eval mode and asks for no gradients.
+
+        Raises:
+            ValueError: it has diverged.
+        """
+        self._claim()
         self.fits += 1
         work = self.folder / str(self.fits)
         module.requires_grad_(False)
@@ -137,6 +144,28 @@ class Training:
         module.eval().requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None
+        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+            raise ValueError(f"{plan.label}: numbers that are not finite after {plan.steps} updates, a lower learning rate may help")
+
+    def _claim(self) -> None:
+        """Make the folder this process's alone (and those that train with it); where another has it, take a new one.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.lock or processes.rank():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = os.open(self.folder / "lock", os.O_WRONLY | os.O_CREAT)
+            weakref.finalize(self, os.close, self.lock)
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock = tempfile.TemporaryDirectory(prefix="other-", dir=self.folder.parent)
+            self.folder, self.earlier = Path(self.lock.name), 0.0
+        except OSError as error:
+            where = "set BENCH_CACHE to a folder that can be written"
+            raise UserError(f"cannot write {self.folder}: {error.strerror}; {where}") from error
 
     def _arguments(self, steps: int, batch: int, work: Path) -> TrainingArguments:
         each = max(1, batch // (self.accumulate * processes.world()))
@@ -286,7 +315,7 @@ def _teacher_logits(training: Training) -> np.ndarray:
     if not kept.exists():
         found = score.predict(training.teacher.module, training.encoder, training.examples, training.device)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        half = kept.with_name("half.npy")
+        half = kept.with_name(f"half-{processes.rank()}.npy")
         np.save(half, found)
         half.replace(kept)
     return np.load(kept, allow_pickle=False)  # type: ignore[no-any-return]
@@ -307,12 +336,8 @@ def prepare(run: Run, base: Path, encoder: Encoder, train: Examples, dense: Prun
     """What the method of a run, or the retraining after it, trains on; an interrupted run finds its checkpoints again.
 
     `base`: the folder of the model that the method starts from.
-
-    Raises:
-        UserError: the cache folder cannot be written.
     """
     content = json.dumps([record["id"], record["software"]["method_source"], record["data"]], sort_keys=True)
-    folder, lock = _claimed(cache_folder() / "training" / hashlib.sha256(content.encode()).hexdigest()[:32])
     return Training(
         task=run.task,
         recipe=run.model.tuning,
@@ -320,32 +345,14 @@ def prepare(run: Run, base: Path, encoder: Encoder, train: Examples, dense: Prun
         base=base,
         train=train,
         teacher=dense,
-        folder=folder,
+        folder=cache_folder() / "training" / hashlib.sha256(content.encode()).hexdigest()[:32],
         seed=run.keys.seed,
         device=run.device,
         bf16=run.keys.precision == "bf16",
         accumulate=run.keys.accumulate,
         task_name=run.task_name,
         embeddings=run.model.arch.embeddings,
-        lock=lock,
     )
-
-
-def _claimed(folder: Path) -> tuple[Path, Any]:
-    """The folder for this process (and those that train with it) alone, and what holds it: another one where it is taken."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if processes.rank():
-            return folder, None
-        lock = (folder / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            own = tempfile.TemporaryDirectory(prefix="other-", dir=folder.parent)
-            return Path(own.name), own
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; set BENCH_CACHE to a folder that can be written") from error
-    return folder, lock
 
 
 def _seconds(folder: Path) -> float:

@@ -73,7 +73,7 @@ ERRORS = [
     (["seed=1.5"], "seed: Value '1.5'"),
     (["seed=-1"], "seed=-1: a whole number"),
     (["unit=flop"], "unit=flop; did you mean 'flops'?"),
-    (["unit=weights"], "unit=weights is not there yet"),
+    (["unit=flop"], "unit=flop; did you mean 'flops'"),
     (["precision=fp16"], "precision=fp16; did you mean 'bf16'?"),
     (["save="], "save= is empty: name a folder"),
     (["save=results/model"], "models and records need folders of their own"),

@@ -211,13 +211,22 @@ def the_record(folder):
     return json.loads(file.read_text())
 
 
+LONG = [sys.executable, "-m", "bench", "method=smp", "method.epochs=150", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared, tmp_path_factory):
+    """The record of a training of 300 updates."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(LONG, env=environment(shared, folder), cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return the_record(folder / "results")
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_training_ends_with_the_same_masks(shared, tmp_path, how):
-    words = [sys.executable, "-m", "bench", "method=smp", "method.epochs=250", *SMALL]
-    whole = environment(shared, tmp_path / "whole")
-    assert subprocess.run(words, env=whole, cwd=tmp_path, capture_output=True, timeout=200).returncode == 0
+def test_an_interrupted_training_ends_with_the_same_masks(shared, uninterrupted, tmp_path, how):
     env = environment(shared, tmp_path / "cut")
-    running = subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    running = subprocess.Popen(LONG, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     work = tmp_path / "cut" / "cache" / "training"
     limit = time.monotonic() + 100
     while not list(work.glob("*/1/checkpoint-*/trainer_state.json")) and time.monotonic() < limit:
@@ -225,9 +234,9 @@ def test_an_interrupted_training_ends_with_the_same_masks(shared, tmp_path, how)
     running.send_signal(how)
     assert running.wait(30) != 0
     assert not list((tmp_path / "cut").rglob("record.json"))
-    done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(LONG, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    first, second = the_record(tmp_path / "whole" / "results"), the_record(tmp_path / "cut" / "results")
+    first, second = uninterrupted, the_record(tmp_path / "cut" / "results")
     assert second["prune"]["stages"]["interrupted"] > 0, "it began anew"
     assert second["prune"]["seconds"] > second["prune"]["stages"]["interrupted"]
     assert first["id"] == second["id"]
