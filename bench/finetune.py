@@ -64,8 +64,10 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
         module.save_pretrained(half)
         encoder.tokenizer.save_pretrained(half)
 
-    whole_folder(target, fill)
-    shutil.rmtree(work, ignore_errors=True)
+    if not processes.rank():
+        whole_folder(target, fill)
+        shutil.rmtree(work, ignore_errors=True)
+    processes.meet()
     dense.check_folder(target, run.model.arch, run.task.outputs, run.task.kind == "span")
     return Checkpoint(target, f"tuned:{key[:12]}", dense.identity(target))
 

@@ -1,6 +1,7 @@
 """Several processes that train together, as torchrun starts them: the first one keeps the record. Imports no torch."""
 
 import os
+import sys
 
 
 class Follower(Exception):  # noqa: N818 - it is no error
@@ -15,3 +16,10 @@ def world() -> int:
 def rank() -> int:
     """Which of them this is, from 0."""
     return int(os.environ.get("RANK", "0"))
+
+
+def meet() -> None:
+    """Wait until all of them are here, where they talk to each other already."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from bench import processes
+
 T = TypeVar("T")
 LINE_EVERY = 20.0  # seconds between two plain lines of one loop
 
@@ -46,15 +48,16 @@ def synchronize() -> None:
 
 
 def say(text: str) -> None:
-    """One plain line for people, above any bar."""
-    tqdm.write(text, file=sys.stderr)
+    """One plain line for people, above any bar; of several processes that train together the first one speaks."""
+    if not processes.rank():
+        tqdm.write(text, file=sys.stderr)
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Go through the items under a progress bar, or with a plain line now and then where there is no terminal."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not processes.rank():
         yield from tqdm(items, desc=label, total=total, file=sys.stderr, leave=False, dynamic_ncols=True)
         return
     start = last = time.monotonic()

@@ -189,6 +189,8 @@ def common(work: Path, steps: int, device: str) -> dict[str, Any]:
         "save_total_limit": 1,
         "logging_strategy": "no",
         "report_to": [],
+        "log_level": "error",
+        "log_level_replica": "error",
         "disable_tqdm": True,
         "dataloader_pin_memory": device == "cuda",
         "remove_unused_columns": False,
