@@ -234,9 +234,11 @@ def test_a_run_on_questions_leaves_answers(bench, tmp_path):
     """Fine-tuning, pruning and scoring with a random model; the record holds every question's answer and scores."""
     write_squad(tmp_path / "d" / "squad")
     words = ["task=squad", "model=tiny-random", "task.max_length=40", "task.windows.stride=8", "calibration.tokens=300", "latency=none"]
-    for method in ("kprune", "kwon"):
-        done = bench(f"method={method}", *words, "threads=1", env={"BENCH_DATA": str(tmp_path / "d")})
+    words += ["task.label_words=[a,b]", "threads=1"]
+    for method in ("kprune", "kwon", "smp-distil", "movement method.epochs=10", "magnitude recover.epochs=1 recover.distil=true"):
+        done = bench(*f"method={method}".split(), *words, env={"BENCH_DATA": str(tmp_path / "d")})
         assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path).records) == 5
     for entry in results(tmp_path).records:
         arrays, record = entry.arrays(), entry.record
         assert set(record["pruned"]["metrics"]) == {"f1", "exact_match"}

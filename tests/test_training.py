@@ -24,6 +24,7 @@ from bench.training import Drawn, last_checkpoint
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
 from tests.conftest import ROOT
+from tests.test_spans import tiny_spans
 
 WORDS = "task.label_words=[a,b]"
 SMALL = ["task=mrpc", "model=tiny-random", "latency=none", "ratio=0.7", WORDS]
@@ -323,6 +324,19 @@ def test_without_such_a_head_it_is_the_inner_product_with_the_words(family, tmp_
     rows = model.module.get_submodule(model.arch.embeddings).word_embeddings.weight[ids]
     assert torch.allclose(model(one), hidden @ rows.T, atol=1e-5)
     assert torch.allclose(model.forward(one), hidden @ rows.T, atol=1e-5)
+
+
+def test_of_questions_every_token_is_compared_with_the_two_words(tmp_path):
+    model = tiny_spans(dtype=torch.float32)
+    training = contract.training(model, tmp_path)
+    assert not label_words.install(model, training.base, training.encoder.tokenizer, ["c", "d"])
+    one = contract.batch([6, 4, 5])
+    hidden = model.module.bert(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).last_hidden_state
+    ids = label_words.tokens(training.encoder.tokenizer, ["c", "d"], 2)
+    wanted = hidden @ model.module.bert.embeddings.word_embeddings.weight[ids].T
+    real = one["attention_mask"].bool()
+    assert torch.allclose(model(one)[real], wanted[real], atol=1e-5)
+    assert torch.allclose(model.forward(one)[real], wanted[real], atol=1e-5)
 
 
 @pytest.mark.parametrize(
