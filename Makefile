@@ -6,10 +6,12 @@ MODEL ?= minilm
 SHAPES ?= minilm,bert-base,mpnet-base
 TIMES ?= 'latency.batches=[]'
 METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
+EPOCHS ?= 0.25
+TRAINING = task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-training
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base grid-training bench-pruning speedup figures compare show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base grid-training bench-pruning bench-training speedup figures compare show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -53,6 +55,11 @@ grid-base: setup  ## the size of the papers' BERT-base (many hours; resumable)
 bench-pruning: setup  ## what pruning costs here: passes, seconds per stage, peak memory (TASK=docstrings MODEL=minilm)
 	$(BIN)/python -m bench -m method=$(METHODS) task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-pruning
 	$(BIN)/python -m bench.show --pruning build/bench-pruning
+
+bench-training: setup  ## what so many epochs of training cost: plain fine-tuning beside the methods that train (EPOCHS=0.25 TASK MODEL)
+	$(BIN)/python -m bench method=dense ratio=0 recover.epochs=$(EPOCHS) $(TRAINING)
+	$(BIN)/python -m bench -m method=smp,smp-l,movement,soft-movement,magnitude-finetune ratio=0.5 method.epochs=$(EPOCHS) $(TRAINING)
+	$(BIN)/python -m bench.show --pruning build/bench-training
 
 speedup: setup  ## how fast shapes get on this machine, filed under results/ (SHAPES=minilm,bert-base TIMES='latency.batches=[1,8]')
 	$(BIN)/python -m bench -m method=magnitude model=$(SHAPES) model.weights=random ratio=0.25,0.5,0.75,0.9 \

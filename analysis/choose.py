@@ -89,6 +89,7 @@ def _to_run(found: pd.DataFrame, timed: pd.DataFrame, task: str, model: str, goa
     words = f"task={task} model={model}"
     if timed["sample"].nunique() == 1:  # what is compared has one calibration sample
         words += f" calibration.tokens={1000 * int(timed['sample'].iloc[0])}"
+    typed = dict(zip(found.method, found.typed, strict=True))
     open_runs = found[~found.index.isin(timed.index)]
     measured = set(zip(timed.method, timed.ratio, strict=True))
     wanted = []
@@ -96,12 +97,12 @@ def _to_run(found: pd.DataFrame, timed: pd.DataFrame, task: str, model: str, goa
         method, ratio, lost = group.method.iloc[0], group.ratio.iloc[0], (group.dense_score - group.score).mean()
         promising = 1 / (1 - ratio) >= goal.speedup if goal.speedup else lost <= (goal.drop or 0.0)
         if promising and (method, ratio) not in measured:
-            wanted.append(f"python -m bench method={method} {words} ratio={ratio:g} latency=quick")
+            wanted.append(f"python -m bench {typed[method]} {words} ratio={ratio:g} latency=quick")
     if goal.speedup and goal.speedup > 1:
         ratio = min(0.95, math.ceil((1 - 1 / goal.speedup) / STEP) * STEP)
         for method in sorted(found.method.unique()):
             reached = timed[(timed.method == method) & (timed.ratio >= ratio - 1e-9)]
-            command = f"python -m bench method={method} {words} ratio={ratio:g} latency=quick"
+            command = f"python -m bench {typed[method]} {words} ratio={ratio:g} latency=quick"
             if reached.empty and command not in wanted:
                 wanted.append(command)
     return wanted

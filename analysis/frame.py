@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import store
-from bench.record import Record, has_random_weights, is_quiet, method_label
+from bench.record import Record, has_random_weights, is_quiet, method_label, method_words
 from bench.store import Stored
 
 Getter = Callable[[Record], Any]
@@ -41,6 +41,7 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "device": ("string", _in("device")),
     "quiet": ("boolean", is_quiet),
     "method": ("string", method_label),
+    "typed": ("string", method_words),
     "task": ("string", _in("task")),
     "model": ("string", _in("model")),
     "random_weights": ("boolean", has_random_weights),

@@ -239,6 +239,7 @@ def _nothing_left_behind(model: PrunableModel, where: str) -> Iterator[None]:
     hooks = [len(getattr(module, name)) for module in modules for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
     assert not any(hooks), f"{where}: a hook is left on the model"
     assert not any(module.training for module in modules), f"{where}: the model is left in training mode"
+    assert not any("forward" in vars(module) for module in modules), f"{where}: a module's forward pass is left replaced"
     assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters()), f"{where}: weights ask for gradients"
     assert torch.is_grad_enabled() == grad, f"{where}: gradients are left switched"
     assert torch.get_default_dtype() == dtype, f"{where}: the default dtype is left changed"

@@ -135,7 +135,7 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
     trainer = training.Looped(module, arguments, examples, batch, None, [training.Bar(steps, "fine-tuning")])
     with repeatable(run.device):
         trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
-    module.eval()
+    training.released(module).eval()
 
 
 def _random_base(model: Model) -> Path:

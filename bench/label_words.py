@@ -41,14 +41,15 @@ def structure(module: nn.Module, arch: Arch, transform: bool) -> nn.Linear:
     steps: list[nn.Module] = []
     if transform:
         steps = [nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size, eps=getattr(config, "layer_norm_eps", 1e-12))]
-    words = nn.Linear(size * (1 + ("relu" in arch.head)), outputs)
-    if hasattr(module, arch.span_head):
+    spans = hasattr(module, arch.span_head)
+    signs = "relu" in arch.head and not spans
+    words = nn.Linear(size * (1 + signs), outputs)
+    if spans:
         module.set_submodule(arch.span_head, nn.Sequential(*steps, words))
     elif len(arch.head) == 1:
         module.set_submodule(arch.head[0], nn.Sequential(First(), *steps, words))
     else:
-        before, signs = arch.head[-2], "relu" in arch.head
-        name = arch.head[-3] if signs else before
+        name = arch.head[-3] if signs else arch.head[-2]
         module.set_submodule(name, nn.Sequential(*([] if signs else [First()]), *steps, *([BothSigns()] if signs else [])))
         module.set_submodule(arch.head[-1], words)
     for child in module.children():

@@ -217,6 +217,15 @@ def method_label(record: Record) -> str:
     return f"{name} + {recover['epochs']:g} epochs{' distilled' * recover['distil']}{rounds}"
 
 
+def method_words(record: Record) -> str:
+    """The same as it is typed."""
+    name, recover = record["method"]["name"], record["recover"]
+    if not recover:
+        return f"method={name}"
+    rounds = f" recover.rounds={recover['rounds']}" * (recover["rounds"] > 1)
+    return f"method={name} recover.epochs={recover['epochs']:g}{' recover.distil=true' * recover['distil']}{rounds}"
+
+
 def has_random_weights(record: Record) -> bool:
     """Whether only its costs say something: model.weights=random was never trained and is not scored."""
     return str((record["dense"]["checkpoint"] or {}).get("source")).startswith("random:")

@@ -141,7 +141,7 @@ class Training:
         )
         with repeatable(self.device), torch.enable_grad():
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
-        module.eval().requires_grad_(False)
+        released(module).eval().requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None
         if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
@@ -179,6 +179,14 @@ class Training:
         )
 
 
+def released(module: nn.Module) -> nn.Module:
+    """The module without what accelerate has wrapped around its forward pass: under mixed precision an autocast, in which it would
+    be scored and timed in bfloat16."""
+    for name in ("forward", "_original_forward"):
+        module.__dict__.pop(name, None)
+    return module
+
+
 def common(work: Path, steps: int, device: str) -> dict[str, Any]:
     """Arguments that every training of ours has: quiet, saved now and then, as long as it says."""
     return {
@@ -194,6 +202,7 @@ def common(work: Path, steps: int, device: str) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": device == "cuda",
         "remove_unused_columns": False,
+        "ddp_broadcast_buffers": False,  # masks, which every process chooses by itself, the same
         "ddp_backend": "gloo" if device == "cpu" and processes.world() > 1 else None,
     }
 

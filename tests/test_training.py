@@ -174,6 +174,22 @@ def test_micro_batches_make_the_same_update(tmp_path):
     assert agree > 0.99
 
 
+def test_mixed_precision_ends_with_the_training(tmp_path):
+    """accelerate leaves an autocast around the forward pass, in which scores would be bfloat16's, and speed too."""
+    model = still(contract.tiny(dtype=torch.float32))
+    training = replace(contract.training(model, tmp_path), bf16=True)
+    sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
+    SMP(epochs=2.0).prune(model, sample, Budget.of(model.shape, "weights", 0.5, 6.0))
+    one = contract.batch([6, 4])
+    found = model(one)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(one)
+    assert not torch.equal(found, rounded.float())
+    assert torch.allclose(found, model.copy()(one), atol=0)
+    assert torch.allclose(found, model.forward(one), atol=1e-5)
+    assert "forward" not in vars(model.module)
+
+
 def test_examples_come_in_batches_of_similar_length_each_once_an_epoch():
     lengths = np.random.default_rng(0).integers(3, 40, 100)
     examples = [{"input_ids": [0] * n, "row": i} for i, n in enumerate(lengths)]
@@ -326,14 +342,16 @@ def test_without_such_a_head_it_is_the_inner_product_with_the_words(family, tmp_
     assert torch.allclose(model.forward(one), hidden @ rows.T, atol=1e-5)
 
 
-def test_of_questions_every_token_is_compared_with_the_two_words(tmp_path):
-    model = tiny_spans(dtype=torch.float32)
+@pytest.mark.parametrize("family", contract.FAMILIES)
+def test_of_questions_every_token_is_compared_with_the_two_words(family, tmp_path):
+    model = tiny_spans(family, dtype=torch.float32)
     training = contract.training(model, tmp_path)
     assert not label_words.install(model, training.base, training.encoder.tokenizer, ["c", "d"])
     one = contract.batch([6, 4, 5])
-    hidden = model.module.bert(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).last_hidden_state
+    encoder = getattr(model.module, model.arch.layers.split(".")[0])
+    hidden = encoder(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).last_hidden_state
     ids = label_words.tokens(training.encoder.tokenizer, ["c", "d"], 2)
-    wanted = hidden @ model.module.bert.embeddings.word_embeddings.weight[ids].T
+    wanted = hidden @ model.module.get_submodule(model.arch.embeddings).word_embeddings.weight[ids].T
     real = one["attention_mask"].bool()
     assert torch.allclose(model(one)[real], wanted[real], atol=1e-5)
     assert torch.allclose(model.forward(one)[real], wanted[real], atol=1e-5)
