@@ -145,7 +145,7 @@ def check_method(make: Make, device: str = "cpu", unit: str = "flops") -> None:
     """
     assert callable(make), "check_method takes what makes a method, a class or a function, not a method object"
     for regression in (False, True):
-        for ratio in RATIOS[::5] if make().training else RATIOS:
+        for ratio in RATIOS[::7] if make().training else RATIOS:
             check_run(make, ratio, regression, device, unit)
     if isinstance(make(), Scorer):
         check_score(make, device)
