@@ -232,8 +232,12 @@ def has_random_weights(record: Record) -> bool:
 
 
 def is_quiet(record: Record) -> bool:
-    """Whether the machine was this run's alone while it pruned, so that its seconds say something."""
-    load = record["machine"].get("load")  # not there where a run failed before it looked
+    """Whether the machine was this run's alone while it pruned, and on a CPU all of its cores were in use, so that its seconds say
+    something."""
+    machine = record["machine"]
+    load = machine.get("load")  # not there where a run failed before it looked
+    if record["device"] == "cpu" and machine["threads"] != machine.get("cores", machine["threads"]):
+        return False
     return load is not None and load <= QUIET and not any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
 
 
