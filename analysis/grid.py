@@ -3,19 +3,21 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
 from analysis.frame import score_name
 from analysis.statistics import over_examples, over_seeds
+from bench.config import Recover
 from bench.grid import Cell, cells
-from bench.record import Record, has_random_weights, is_quiet
+from bench.record import Record, has_random_weights, is_quiet, method_label
 from bench.show import number
 from bench.store import Stored
 
 HEADER = ["task", "ratio", "method", "runs", "dense", "pruned", "± seeds", "± examples", "passes", "pruning", "speedup"]
 DISPENSABLE = ["pruning", "dense", "speedup", "± examples"]
-KEYS = ("task", "ratio", "method")  # of a row
+KEYS = ("task", "ratio", "row")  # of a row, which is named after its method
 TOKENS = 100_000  # of a cell that names none
 SLACK = 1000  # tokens by which a sample may pass what was asked for
 
@@ -42,6 +44,7 @@ def missing(name: str, stored: Sequence[Stored]) -> list[str]:
 def _rows(name: str, stored: Sequence[Stored], machine: str, changes: Cell) -> Iterator[tuple[tuple[Any, ...], list[Stored], int]]:
     """A grid's (task, ratio, method) in its order, with the records of the cells there and how many cells there are."""
     wanted = [{**cell, **changes} for cell in cells(name)]
+    wanted = [cell | {"row": _row_name(cell, wanted[0]["model"])} for cell in wanted]
     places: dict[tuple[Any, ...], int] = {}  # where the grid first names a task, a ratio of it, a method there
     for i, cell in enumerate(wanted):
         for depth in range(1, len(KEYS) + 1):
@@ -50,6 +53,18 @@ def _rows(name: str, stored: Sequence[Stored], machine: str, changes: Cell) -> I
     for key, group in itertools.groupby(wanted, key=lambda cell: _key(cell, len(KEYS))):
         members = list(group)
         yield key, [entry for cell in members if (entry := _record_of(cell, stored, machine))], len(members)
+
+
+def _recover(cell: Cell) -> dict[str, Any] | None:
+    """How a cell retrains, as its record says it."""
+    asked = asdict(Recover()) | {key.removeprefix("recover."): value for key, value in cell.items() if key.startswith("recover.")}
+    return asked if asked["epochs"] else None
+
+
+def _row_name(cell: Cell, usual: str) -> str:
+    """The method, how it retrains, and the model where it is not the grid's usual one."""
+    label = method_label({"method": {"name": cell["method"]}, "recover": _recover(cell)})
+    return label + f" ({cell['model']})" * (cell["model"] != usual)
 
 
 def most_timed(stored: Sequence[Stored]) -> str:
@@ -71,12 +86,11 @@ def _record_of(cell: Cell, stored: Sequence[Stored], machine: str) -> Stored | N
 def _answers(record: Record, cell: Cell) -> bool:
     tokens: int | None = record["calibration"]["tokens"]
     asked = cell.get("calibration.tokens", TOKENS)
-    recover = {"epochs": 0.0, "distil": False, "rounds": 1} | {key[8:]: value for key, value in cell.items() if key.startswith("recover.")}
     asked_of = {"unit": "flops", "precision": "fp32"} | {
         key: cell[key] for key in ("task", "model", "ratio", "seed", "unit", "precision") if key in cell
     }
     same = all(record[key] == value for key, value in asked_of.items()) and record["method"]["name"] == cell["method"]
-    same = same and record["recover"] == (recover if recover["epochs"] else None)
+    same = same and record["recover"] == _recover(cell)
     plain = record["calibration"]["sampler"] == "tokens" and not has_random_weights(record) and not record.get("round_to")
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 
