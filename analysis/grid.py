@@ -64,7 +64,7 @@ def _recover(cell: Cell) -> dict[str, Any] | None:
 def _row_name(cell: Cell, usual: str) -> str:
     """The method, how it retrains, and the model where it is not the grid's usual one."""
     label = method_label({"method": {"name": cell["method"]}, "recover": _recover(cell)})
-    return label + f" ({cell['model']})" * (cell["model"] != usual)
+    return label if cell["model"] == usual else f"{label} ({cell['model']})"
 
 
 def most_timed(stored: Sequence[Stored]) -> str:
