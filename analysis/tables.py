@@ -134,7 +134,7 @@ def retraining(frame: Frame, machine: str, against: str = "kprune") -> pd.DataFr
     found = timed(frame, machine)
     keys = ["task", "model", "ratio", "seed"]
     plain = found[found.method == against].set_index(keys)[["score", "passes"]]
-    both = found[found.retrained].join(plain, on=keys, rsuffix=f"_{against}").dropna(subset=[f"passes_{against}"])
+    both = found[found.retrained].join(plain.add_suffix(f"_{against}"), on=keys).dropna(subset=[f"passes_{against}"])
     if both.empty:
         return pd.DataFrame()
     means = both.groupby(["task", "model", "ratio", "method"])[["score", f"score_{against}", "passes", f"passes_{against}"]].mean()

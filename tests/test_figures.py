@@ -24,6 +24,11 @@ RECORDS = [  # real ones of results/epyc-2c-avx512
     "kwon-mrpc-mpnet-base-flops0.5-s0-c9bb6d23776cd4b4-1",
     "magnitude-mrpc-mpnet-base-flops0.5-s0-16200866c8d888e2-1",
     "magnitude-docstrings-minilm-flops0.5-s0-550698f23e26a7d2-1",
+    "magnitude-mrpc-minilm-flops0.75-s0-baa5ed9d44b97e50-1",
+    "fisher-mrpc-minilm-flops0.75-s0-cad1adaacd77466a-1",
+    "smp-mrpc-minilm-weights0.9-s0-0c43e8dbc2fc48ef-1",
+    "weight-magnitude-mrpc-minilm-weights0.9-s0-7b7276c4fb33382d-1",
+    "weight-magnitude-mrpc-minilm-weights0.5-s0-a019627457573e56-1",
 ]
 MATPLOTLIB = "3.11.2"  # of the golden files: another version draws other bytes
 

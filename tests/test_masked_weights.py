@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import contract
@@ -61,6 +61,7 @@ def test_matrices_of_a_type_share_their_budget_by_their_means():
     assert torch.allclose(found, torch.tensor([[0.4, 0.4], [0.8 / 3, 1.6 / 3]], dtype=torch.float64))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1.0), min_size=2, max_size=12), st.floats(0.0, 1.0))
 def test_what_is_too_much_for_a_matrix_goes_to_the_others(row, density):
     means = torch.tensor([row])

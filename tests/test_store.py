@@ -22,7 +22,7 @@ KEYS = {
     "data": "train validation source",
     "calibration": "sampler examples tokens batch sha256",
     "dense": "score metrics flops params checkpoint expected",
-    "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error",
+    "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
     "latency": "plan headline grid notes table limits rounding",
     "seconds": "total dense prune shrink score latency",
@@ -218,7 +218,7 @@ def test_committed_records_are_whole():
     for entry in loaded.records:
         for section, names in KEYS.items():
             there = set(entry.record[section] if section else entry.record)
-            later = {"table", "limits", "rounding", "round_to"}  # came after the first records
+            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256"}  # came after the first records
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())
