@@ -117,7 +117,7 @@ def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
     groups = _groups(cells, ["model", "task"], least=2) if len(cells) else []
     if not groups:
         return None
-    figure, axes = style.panels(len(groups), width=4.6)
+    figure, axes = style.panels(len(groups), width=5.2, height=3.4)
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group.groupby("method"):
             own = own.sort_values("ratio")
@@ -126,7 +126,7 @@ def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
         for (theirs, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
             points = rows.sort_values("ratio_removed")
             options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
-            one.plot(points.ratio_removed, points.score, label=f"{theirs} ({variant}), published", **options)
+            one.plot(points.ratio_removed, points.score, label=f"{theirs} ({str(variant).split(',')[0]}), published", **options)
         style.dense_line(one, group.dense.iloc[0])
         one.set(xlabel="share of the layers' weights removed", ylabel="score", title=f"{key[1]}, {key[0]}")
     style.legend_below(figure, axes, 3)

@@ -73,7 +73,8 @@ def curves(task: str, method: str | None = None, model: str = "BERT-base") -> pd
 def of_weights(task: str, model: str = "BERT-base") -> pd.DataFrame:
     """The published accuracies over the share of single weights removed; rows as in `load`, empty where nothing is published."""
     table = load()
-    return table[table["plot"] & (table.ratio_kind == "weights") & (table.task == TASKS.get(task, task)) & (table.model == model)]
+    pruned = table["plot"] & (table.ratio_kind == "weights") & (table.ratio_removed > 0)
+    return table[pruned & (table.task == TASKS.get(task, task)) & (table.model == model)]
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:

@@ -38,6 +38,7 @@ MARKERS = {
 VARIANTS = ("o", "v", "^", "<", ">", "p", "h", "d", "8")
 BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8}
 OTHER = "#606060"
+HANDLE, LETTER = 0.6, 0.065  # inches of a legend's entry: its sign with the space around it, a letter
 SETTINGS: Any = {
     "svg.hashsalt": "prunebench",
     "font.size": 9.0,
@@ -85,12 +86,14 @@ def dense_line(axes: Any, score: float) -> None:
 
 
 def legend_below(figure: Figure, axes: list[Any], columns: int = 5) -> None:
-    """One legend for all panels, every name once."""
+    """One legend for all panels, every name once, in at most so many columns as the figure is wide enough for."""
     entries: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
+        widest = HANDLE + LETTER * max(map(len, entries))
+        columns = max(1, min(columns, int(figure.get_figwidth() / widest)))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
