@@ -66,9 +66,7 @@ def accuracy_against_ratio(frame: Frame) -> Drawn | None:
     figure, axes = style.panels(len(groups))
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group[~group.method.str.contains(r"^(?:kprune|kwon|kcm)-")].groupby("method"):
-            own = own.sort_values("ratio")
-            error = own.seeds.fillna(own.examples).astype(float)
-            one.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(str(method)))
+            _curve(one, str(method), own)
         for method in ("kprune", "kwon", "kcm"):
             options: dict[str, Any] = {**style.point(method), "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":", "alpha": 0.8}
             for paper, rows in published.curves(str(key[1]), method).groupby("paper"):
@@ -120,9 +118,7 @@ def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
     figure, axes = style.panels(len(groups), width=5.2, height=3.4)
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group.groupby("method"):
-            own = own.sort_values("ratio")
-            error = own.seeds.fillna(own.examples).astype(float)
-            one.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(str(method)))
+            _curve(one, str(method), own)
         for (theirs, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
             points = rows.sort_values("ratio_removed")
             options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
@@ -258,6 +254,13 @@ def _groups(found: pd.DataFrame, keys: list[str], least: int = 1) -> list[tuple[
     groups = [(key, group) for key, group in found.groupby(keys) if len(group) >= least]
     largest = sorted(groups, key=lambda pair: -len(pair[1]))[:MOST_PANELS]
     return sorted(largest, key=lambda pair: pair[0])
+
+
+def _curve(axes: Any, method: str, own: pd.DataFrame) -> None:
+    """A method's scores by what was removed, with the interval over seeds, or over examples where there is one run."""
+    own = own.sort_values("ratio")
+    error = own.seeds.fillna(own.examples).astype(float)
+    axes.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(method))
 
 
 def _title(key: Any) -> str:

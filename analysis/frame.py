@@ -119,10 +119,13 @@ def single_weights(table: pd.DataFrame) -> pd.DataFrame:
     """Of a table the newest run of each cell and seed that removed single weights: ok, real weights, in whatever precision it was
     trained."""
     found = table[(table.status == "ok") & ~table.random_weights & (table.unit == "weights") & table.weights_kept.notna()]
-    keys = ["task", "model", "ratio", "method", "seed"]
-    return found.sort_values("created").drop_duplicates(keys, keep="last").sort_values(keys)
+    return _last(found, ["task", "model", "ratio", "method", "seed"])
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:
     """The newest of the scored runs of each cell and seed."""
-    return scored(table).sort_values("created").drop_duplicates([*CELL, "seed"], keep="last").sort_values([*CELL, "seed"])
+    return _last(scored(table), [*CELL, "seed"])
+
+
+def _last(found: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    return found.sort_values("created").drop_duplicates(keys, keep="last").sort_values(keys)

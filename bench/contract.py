@@ -179,7 +179,7 @@ def _run(method: Method, ratio: float, regression: bool, device: str, unit: str)
             sample = replace(sample, training=training(model, Path(folder), regression))
         try:
             with torch.set_grad_enabled(method.gradients), repeatable(device):
-                masks = method.prune(model, sample if method.labels or method.training else sample.without_labels(), budget)
+                masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
             reason = None
         except Skip as skip:
             masks, reason = None, str(skip).strip()

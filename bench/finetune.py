@@ -53,12 +53,11 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
     encoder = Encoder(base, run.task, run.model.arch)
     module = _with_new_head(run, base)
     train = encoder.examples(data.train)
-    rows = training.rows(train, run.task, run.model.tuning)
-    examples = train.encode(rows)
+    examples = training.labelled(train, run.task, run.model.tuning)
     tokens = sum(len(example["input_ids"]) for example in examples)
-    say(f"fine-tuning {run.model_name} for {run.task_name}, once: {len(rows)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs")
-    labelled = [example | {"label": label} for example, label in zip(examples, train.labels(rows), strict=True)]
-    _train(run, module, encoder, labelled, work)
+    what = f"{len(examples)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs"
+    say(f"fine-tuning {run.model_name} for {run.task_name}, once: {what}")
+    _train(run, module, encoder, examples, work)
 
     def fill(half: Path) -> None:
         module.save_pretrained(half)
@@ -80,14 +79,14 @@ def base_folder(run: Run) -> Path:
     return found
 
 
-def pretrained(run: Run, dense: PrunableModel) -> PrunableModel:
-    """The base encoder as it was before any fine-tuning, with a new head that the run's seed draws; for methods that start
+def pretrained(run: Run, base: Path, dense: PrunableModel) -> PrunableModel:
+    """The encoder in the folder `base` as it was before any fine-tuning, with a new head that the run's seed draws; for methods that start
     from it.
 
     Raises:
-        UserError: the base encoder cannot be had, lacks weights, or is of another shape than the dense model.
+        UserError: it lacks weights, or is of another shape than the dense model.
     """
-    model = PrunableModel(_with_new_head(run, base_folder(run), run.keys.seed).to(run.device), run.model.arch)
+    model = PrunableModel(_with_new_head(run, base, run.keys.seed).to(run.device), run.model.arch)
     if model.shape != dense.shape:
         raise UserError(f"{run.method} starts from the base of {run.model_name}, the checkpoint has another shape: change model=")
     return model
@@ -113,7 +112,7 @@ def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
 
 def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded], work: Path) -> None:
     recipe = run.model.tuning
-    steps = max(1, int(-(-len(examples) // recipe.batch) * run.task.tuning.epochs))
+    steps = training.updates(len(examples), recipe.batch, run.task.tuning.epochs)
     arguments = TrainingArguments(
         **training.common(work, steps, run.device),
         per_device_train_batch_size=max(1, recipe.batch // processes.world()),

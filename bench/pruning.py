@@ -78,7 +78,7 @@ def prune(
     itself from their values is in float32 at the least. A training has its own mixed precision.
     """
     model = (start or dense).copy()
-    seen = calibration if method.labels or method.training else calibration.without_labels()
+    seen = calibration if method.labels else calibration.without_labels()
     halves = _sample(calibration)
     bf16 = precision == "bf16"
     training = recovery.training if recovery else calibration.training

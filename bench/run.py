@@ -72,10 +72,10 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # A method that trains, or a retraining after it, gets the whole train split, and a folder for its checkpoints.
         trained, recovery = None, None
-        start = finetune.pretrained(run, dense) if method.pretrained and run.scored else None
+        base = finetune.base_folder(run) if method.pretrained and run.scored else None
+        start = finetune.pretrained(run, base, dense) if base else None
         if run.trains or run.recover:
-            base = finetune.base_folder(run) if start else checkpoint.folder
-            trained = training.prepare(run, base, encoder, encoder.examples(data.train), dense, record)
+            trained = training.prepare(run, base or checkpoint.folder, encoder, encoder.examples(data.train), dense, record)
             recovery = recover.Recovery(run.keys.recover, trained, run.keys.round_to) if run.recover else None
         elif processes.world() > 1:
             raise UserError(f"{run.method} does not train: run it in one process, without torchrun")

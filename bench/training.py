@@ -26,7 +26,7 @@ from bench import processes, score
 from bench.config import ModelTuning, Run, Task
 from bench.encoding import Encoded, Encoder, Examples, Rows
 from bench.errors import UserError
-from bench.files import cache_folder
+from bench.files import cache_folder, keep_file
 from bench.losses import objective
 from bench.machine import repeatable
 from bench.model import PrunableModel, logits_of
@@ -94,13 +94,15 @@ class Training:
     @cached_property
     def examples(self) -> list[Encoded]:
         """The examples of train (of questions every window) that the recipe reads, tokenised, with their labels."""
-        chosen = rows(self.train, self.task, self.recipe)
-        coded, labels = self.train.encode(chosen), self.train.labels(chosen)
-        return [example | {"label": label} for example, label in zip(coded, labels, strict=True)]
+        return labelled(self.train, self.task, self.recipe)
 
     def taught(self) -> list[Encoded]:
         """The examples with the teacher's logits of each, computed once: it is in eval mode, so they stay the same."""
-        logits = _teacher_logits(self)
+        kept = self.folder / "teacher.npy"
+        if not kept.exists():
+            found = score.predict(self.teacher.module, self.encoder, self.examples, self.device)
+            keep_file(kept, lambda out: np.save(out, found))
+        logits = np.load(kept, allow_pickle=False)
         return [{**example, "teacher": one} for example, one in zip(self.examples, logits, strict=True)]
 
     def of_embeddings(self, module: nn.Module) -> set[str]:
@@ -109,7 +111,7 @@ class Training:
 
     def steps(self, epochs: float, batch: int | None = None) -> int:
         """Updates in so many epochs."""
-        return max(1, int(-(-len(self.examples) // (batch or self.recipe.batch)) * epochs))
+        return updates(len(self.examples), batch or self.recipe.batch, epochs)
 
     def task_loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """The task's mean loss, or half of it and half of the teacher's where the batch holds its logits."""
@@ -142,8 +144,7 @@ class Training:
         with repeatable(self.device), torch.enable_grad():
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
         released(module).eval().requires_grad_(False)
-        for parameter in module.parameters():
-            parameter.grad = None
+        module.zero_grad()
         if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
             raise ValueError(f"{plan.label}: numbers that are not finite after {plan.steps} updates, a lower learning rate may help")
 
@@ -216,6 +217,18 @@ def rows(train: Examples, task: Task, recipe: ModelTuning) -> Rows:
         lengths = np.cumsum([len(example["input_ids"]) for example in train.encode(few)])
         order = few[: max(1, int(np.searchsorted(lengths, min(limits), side="right")))]
     return order
+
+
+def labelled(train: Examples, task: Task, recipe: ModelTuning) -> list[Encoded]:
+    """Those examples, tokenised, with their labels."""
+    chosen = rows(train, task, recipe)
+    coded, labels = train.encode(chosen), train.labels(chosen)
+    return [example | {"label": label} for example, label in zip(coded, labels, strict=True)]
+
+
+def updates(examples: int, batch: int, epochs: float) -> int:
+    """How many there are in so many epochs, at least one."""
+    return max(1, int(-(-examples // batch) * epochs))
 
 
 class Drawn(Dataset[Encoded]):
@@ -319,17 +332,6 @@ def collate(encoder: Encoder, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         logits = torch.as_tensor(np.stack([example["teacher"] for example in examples]))
         out["teacher"] = logits[:, : out["input_ids"].shape[1]] if logits.ndim == 3 else logits
     return out
-
-
-def _teacher_logits(training: Training) -> np.ndarray:
-    kept = training.folder / "teacher.npy"
-    if not kept.exists():
-        found = score.predict(training.teacher.module, training.encoder, training.examples, training.device)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        half = kept.with_name(f"half-{processes.rank()}.npy")
-        np.save(half, found)
-        half.replace(kept)
-    return np.load(kept, allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def last_checkpoint(work: Path) -> str | None:
