@@ -34,6 +34,12 @@ MARKERS = {
     "taylor": "P",
     "magnitude": "X",
     "random": "x",
+    **dict(zip(("kprune-no-tuning", "kprune-one-shot", "kprune-every-2", "kprune-every-4"), "od8p", strict=True)),
+    **dict(zip(("kprune-rep-only", "kprune-pred-only", "kprune-spare-1"), "<>h", strict=True)),
+    **dict(zip(("kwon-no-tuning", "kwon-no-rearrangement", "kcm-r2", "kcm-d2"), "v^v<", strict=True)),
+    **dict(zip(("tp-magnitude-l1", "tp-magnitude-l2", "tp-taylor", "tp-hessian"), "ov^<", strict=True)),
+    **dict(zip(("tp-lamp", "tp-fpgm", "tp-random"), ">ph", strict=True)),
+    **dict(zip(("smp", "smp-l", "smp-distil", "smp-l-distil"), "<>ph", strict=True)),
 }
 VARIANTS = ("o", "v", "^", "<", ">", "p", "h", "d", "8")
 BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8}

@@ -48,6 +48,15 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def own_float_modes():
+    """What a run sets for its process ends with the test; hypothesis refuses to draw floats where subnormals are flushed."""
+    yield
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def bench(shared, monkeypatch, tmp_path) -> Bench:
     """Run `python -m bench ...` as a user would; task mrpc and model tiny-random have what they need."""
