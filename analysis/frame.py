@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import store
-from bench.record import Record, has_random_weights, is_quiet, method_label, method_words
+from bench.record import Record, has_random_weights, is_quiet, method_label, method_words, passes
 from bench.store import Stored
 
 Getter = Callable[[Record], Any]
@@ -62,7 +62,7 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "mask_bytes": ("Int64", _in("pruned", "mask_bytes")),
     "retrained": ("boolean", lambda record: record["recover"] is not None),
     "seconds": ("Float64", _in("prune", "seconds")),
-    "passes": ("Float64", _in("prune", "passes")),
+    "passes": ("Float64", passes),
     "peak_bytes": ("Int64", _in("prune", "peak_bytes")),
     "speedup": ("Float64", _in("latency", "headline", "speedup")),
     "speedup_low": ("Float64", _in("latency", "headline", "low")),

@@ -11,7 +11,7 @@ from analysis.frame import score_name
 from analysis.statistics import over_examples, over_seeds
 from bench.config import Recover
 from bench.grid import Cell, cells
-from bench.record import Record, has_random_weights, is_quiet, method_label
+from bench.record import Record, has_random_weights, is_quiet, method_label, passes
 from bench.show import number
 from bench.store import Stored
 
@@ -104,7 +104,7 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
     examples = [over_examples(str(score_name(entry.record)), entry.arrays()) for entry in ok]
     timed = [record for record in records if record["machine"]["name"] == machine]
     quiet = [record["prune"]["seconds"] for record in timed if is_quiet(record)]
-    passes = [record["prune"]["passes"] for record in timed if record["device"] == "cpu" or is_quiet(record)]  # a shared GPU has no unit
+    costs = [cost for cost in map(passes, timed) if cost is not None]
     speedups = [record["latency"]["headline"]["speedup"] for record in timed if record["latency"]["headline"] and is_quiet(record)]
     return [
         runs,
@@ -112,7 +112,7 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
         number(mean(record["pruned"]["score"] for record in records), ".2f"),
         number(over_seeds([record["pruned"]["score"] for record in records]), ".2f"),
         number(mean(examples), ".2f"),
-        number(mean(passes) if passes else None, ".2f"),
+        number(mean(costs) if costs else None, ".2f"),
         number(mean(quiet) if quiet else None, ".1f", " s"),
         number(mean(speedups) if speedups else None, ".2f"),
     ]

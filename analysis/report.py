@@ -14,7 +14,7 @@ import vl_convert
 
 from analysis import style, tables
 from analysis.frame import CELL, Frame, scored
-from bench.record import Record, has_random_weights, method_label
+from bench.record import Record, has_random_weights, method_label, passes
 from bench.show import last_line, number
 
 Spec = dict[str, Any]
@@ -367,7 +367,7 @@ def _timings(record: Record, quiet: bool) -> dict[str, str]:
     speedup = f"{timing['speedup']:.2f} [{timing['low']:.2f}, {timing['high']:.2f}]" if timing.get("speedup") else ""
     limits = record["latency"].get("limits") or {}
     return {
-        "passes": _number(prune["passes"], ".2f") if quiet or record["device"] == "cpu" else "",
+        "passes": _number(passes(record), ".2f"),
         "pruning": _number(prune["seconds"], ".1f", " s") if quiet else "not alone on the machine",
         "peak memory": _number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
         "speedup": speedup and f"{speedup} at batch {timing['batch']}, {timing['length']} tokens",

@@ -23,9 +23,9 @@ def runs(frame: Frame, machine: str | None = None) -> pd.DataFrame:
 
 
 def timed(frame: Frame, machine: str) -> pd.DataFrame:
-    """The runs of a machine without what other work there has spoilt: seconds, and on a GPU passes too."""
+    """The runs of a machine, without seconds that other work there has spoilt."""
     found = runs(frame, machine)
-    return found.assign(seconds=found.seconds.where(found.quiet), passes=found.passes.where(found.quiet | (found.device == "cpu")))
+    return found.assign(seconds=found.seconds.where(found.quiet))
 
 
 @cache

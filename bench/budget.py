@@ -76,6 +76,11 @@ class Budget:
         """The cost that may be kept."""
         return self.total * (1 - self.ratio)
 
+    @property
+    def least(self) -> float:
+        """The cost of the cheapest masks that keep anything: one head, or one neuron."""
+        return min(float(price.of(1)) for price in (self.heads, self.neurons))
+
     def cost(self, masks: Masks | WeightMasks) -> float:
         """The cost of what the masks keep; of single weights it is their number, as the budget of unit weights counts it."""
         if isinstance(masks, WeightMasks):
@@ -118,7 +123,13 @@ class Scores:
 
 
 def descending(scores: Floats) -> NDArray[np.intp]:
-    """Flat indices, best first, equals bottom up."""
+    """Flat indices, best first, equals bottom up.
+
+    Raises:
+        ValueError: a score is no number, which would be kept or pruned by chance.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("scores: values that are no numbers")
     return np.argsort(-scores.ravel(), kind="stable")
 
 
@@ -169,7 +180,7 @@ def by_cost(scores: Scores, budget: Budget) -> Masks:
     neurons = scores.neurons.ravel() / (1 if scores.ranked else budget.neuron)
     even, shape = 2 * np.arange(budget.shape.layers), budget.shape
     sublayers = np.concatenate([np.repeat(even, shape.heads), np.repeat(even + 1, shape.neurons)])
-    order = np.argsort(-np.concatenate([heads, neurons]), kind="stable")
+    order = descending(np.concatenate([heads, neurons]))
     costs = budget.running(sublayers[order])
     fitting = int(np.searchsorted(costs, budget.limit * TOLERANCE, side="right"))
     kept = np.zeros(order.size)

@@ -54,6 +54,12 @@ class Calibration:
         """The micro-batches of all batches, for what is a sum over the set."""
         return list(itertools.chain.from_iterable(self.parts))
 
+    def singles(self) -> list[Batch]:
+        """Every example as a batch of its own, without padding."""
+        lengths = torch.cat([batch["attention_mask"].sum(1) for batch in self.batches]).tolist()  # at once: a GPU is waited for
+        rows = ((batch, row) for batch in self.batches for row in range(len(batch["attention_mask"])))
+        return [_cut(batch, [row], [length]) for (batch, row), length in zip(rows, lengths, strict=True)]
+
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""
         return replace(self, batches=_unlabelled(self.batches), parts=[_unlabelled(parts) for parts in self.parts])
@@ -122,9 +128,9 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
         taken = examples.encode(rows)
     else:
         rows, taken = _token_sample(plan, examples, seed)
-    labels = examples.labels(rows)
+    labels = examples.labels(rows) if examples.split.labelled else None
     starts = range(0, len(rows), plan.batch)
-    batches = [encoder.batch(taken[i : i + plan.batch], labels[i : i + plan.batch], device) for i in starts]
+    batches = [encoder.batch(taken[i : (j := i + plan.batch)], None if labels is None else labels[i:j], device) for i in starts]
     parts = grouped(batches, MICRO_TOKENS["cuda" if device == "cuda" else "cpu"])
     content = hashlib.sha256(rows.astype("<i8").tobytes())
     for example in taken:

@@ -53,7 +53,8 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     return Run(
         method=names["method"],
         method_target=target,
-        trains=checks.declares_training(target),
+        trains=checks.declares(target, "training"),
+        pretrained=checks.declares(target, "pretrained"),
         method_fields=fields,
         task_name=names["task"],
         task=task,
@@ -61,7 +62,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
         model=model,
         keys=keys,
         device=device,
-        threads=keys.threads or machine.usable_cores(),
+        threads=keys.threads or max(1, machine.usable_cores() // processes.world()),
         command=shlex.join(["python", "-m", "bench", *told]),
     )
 
@@ -80,6 +81,7 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
         UserError: something the user can mend; nothing is written.
     """
     cache_folder()  # a wrong one is told before anything slow
+    checks.check_processes(run)
     name = machine.machine_name(run.device)
     results = checks.check_results(run.keys.results, name)
     saves = None if run.keys.save is None else checks.check_save(run.keys.save, results, many)
@@ -87,13 +89,16 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
         dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
     checkpoint = dense.find(run, task_data)
-    if checkpoint is None and run.scored:
+    if run.scored and (checkpoint is None or run.pretrained):
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
+    if checkpoint is None and run.scored and not task_data.train.labelled:
+        raise UserError(f"no dense checkpoint of {run.model_name} for {run.task_name}, and train has no labels to fine-tune one on")
     fresh = record.blank(run, task_data, PROTOCOL)
+    fresh["dense"]["base"] = dense.base_identity(run) if run.pretrained else None
     fresh["machine"] = {"name": name, "threads": run.threads}
     table = latency_table.kept(run, checkpoint) if checkpoint else None
     if checkpoint and not run.keys.rerun and not saves and (table or run.keys.unit != "latency"):
-        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table)
+        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table, fresh["dense"]["base"])
         stored, reason = store.answer(results, fresh, run.threads, run.keys.latency)
         if stored:
             say("this run is stored already; rerun=true repeats it")

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import machine, plugin
-from bench.config import Keys, LatencyPlan, Model, ModelTuning, Task
+from bench import machine, plugin, processes
+from bench.config import Keys, LatencyPlan, Model, ModelTuning, Run, Task
 from bench.dense import EXTRA_FILES, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
@@ -95,6 +95,8 @@ def check_model(name: str, model: Model) -> None:
         _demand(f"{where}base.shape", base.shape, bool(base.shape or base.random), "model.weights=random needs its config's fields")
     _choice(f"{where}attention", model.attention, {"eager", "sdpa"})
     _demand(f"{where}arch.head", model.arch.head, bool(model.arch.head), "the steps from the last hidden state to the logits")
+    parts = model.arch.language_head
+    _demand(f"{where}arch.language_head", parts, len(parts) in (0, 3), "its dense layer, norm and decoder, or nothing")
     hashed = base.sha256 is not None and base.folder is not None
     _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder and sha256")
     _check_tuning(f"{where}tuning.", model.tuning)
@@ -132,6 +134,16 @@ def unit_of(name: str, keys: Keys, own: Any) -> str:
     return str(own or "flops") if keys.unit == "auto" else keys.unit
 
 
+def check_processes(run: Run) -> None:
+    """Several processes train, and share every update evenly."""
+    trains, world, batch = run.trains or run.recover, processes.world(), run.model.tuning.batch
+    if world > 1 and not trains:
+        raise UserError(f"{run.method} does not train: run it in one process, without torchrun")
+    if trains and batch % (run.keys.accumulate * world):
+        shared = f" times {world} processes" * (world > 1)
+        raise UserError(f"accumulate={run.keys.accumulate}{shared}: the batch of {batch} is divided by it, without a rest")
+
+
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
     """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it.
 
@@ -166,10 +178,11 @@ def _annotations(target: str) -> dict[str, set[str]]:
     return {node.target.id: set(ast.unparse(node.annotation).split(" | ")) for node in fields}  # type: ignore[union-attr]
 
 
-def declares_training(target: str) -> bool:
-    """Whether a method's class says `training = True`, read by ast: its recipe is then part of what a run means."""
+def declares(target: str, what: str) -> bool:
+    """Whether a method's class says `what = True`, read by ast: of `training` the recipe is then part of what a run means, of
+    `pretrained` the base's weights."""
     assigned = [node for node in _body(target) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
-    told = [ast.unparse(node.value) for node in assigned if "training" in _names(node)]  # type: ignore[arg-type]
+    told = [ast.unparse(node.value) for node in assigned if what in _names(node)]  # type: ignore[arg-type]
     return told[-1:] == ["True"]
 
 

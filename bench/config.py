@@ -266,12 +266,14 @@ class Keys:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell: everything the protocol needs to know, checked. `trains`: the method trains on the whole train split."""
+    """One cell: everything the protocol needs to know, checked. `trains`: the method trains on the whole train split;
+    `pretrained`: it starts from the base encoder."""
 
     method: str
     method_target: str
     method_fields: dict[str, Any]
     trains: bool
+    pretrained: bool
     task_name: str
     task: Task
     model_name: str

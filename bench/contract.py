@@ -11,7 +11,8 @@ import string
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import BertTokenizer
 
-from bench.budget import Budget, Scores
+from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, ModelTuning, Task, typed
 from bench.encoding import Encoded, Encoder, Rows
 from bench.files import CONF
+from bench.half import bf16_layers
 from bench.machine import repeatable
-from bench.masks import Masks, WeightMasks
+from bench.masks import Masks, Shape, WeightMasks
 from bench.method import Method, Scorer, Skip
-from bench.model import PrunableModel
+from bench.model import PrunableModel, auto_class
 from bench.packing import Batch
 from bench.shrink import mask_error, shrink, zeroed
 from bench.training import Training
@@ -53,15 +55,17 @@ def arch_of(family: str) -> Arch:
     return typed(Arch, OmegaConf.load(CONF / "arch" / f"{family}.yaml"), "arch")
 
 
-def tiny(family: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float64, outputs: int = 2) -> PrunableModel:
+def tiny(
+    family: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float64, outputs: int = 2, kind: str = "classification"
+) -> PrunableModel:
     """Random weights large enough that every unit matters; biases too, so that a forgotten one shows."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=outputs, **SIZES[family])
     attention = "eager" if family == "mpnet" else "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+        module = auto_class(kind).from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if "LayerNorm.weight" not in name and "layer_norm.weight" not in name:
@@ -79,6 +83,11 @@ def batch(lengths: list[int], seed: int = 0, regression: bool = False, classes: 
     if not regression:
         labels = torch.randint(0, classes, (len(lengths),), generator=generator)
     return {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask, "labels": labels}
+
+
+def span_batch(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
+    """A padded batch of questions: labels are the tokens of start and end."""
+    return batch(lengths, seed) | {"labels": torch.tensor([[min(seed, n - 1), n - 1] for n in lengths])}
 
 
 def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12) -> Calibration:
@@ -136,6 +145,38 @@ class _Made:
         return found
 
 
+@dataclass(frozen=True)
+class Case:
+    """One situation of the contract: how much is removed in what unit, of what kind of task, and how it is computed."""
+
+    ratio: float
+    kind: str = "classification"
+    unit: str = "flops"
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        usual = Case(self.ratio)
+        told = [getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != getattr(usual, one.name)]
+        return ", ".join([f"at ratio {self.ratio:g}", *told])
+
+    def budget(self, shape: Shape) -> Budget:
+        """In seconds the first units of a sub-layer cost more, as on a machine."""
+        if self.unit == "latency":
+            return Budget(shape, Price(1.0, 1.5, 1), Price(0.1, 0.6, 4), self.ratio)
+        return Budget.of(shape, self.unit, self.ratio, LENGTH)
+
+
+def cases(method: Method, unit: str) -> list[Case]:
+    """What a method is tried in; one that trains in less."""
+    kinds = ("classification", "regression")
+    if method.training:
+        return [Case(ratio, kind, unit) for kind in kinds for ratio in RATIOS[::7]]
+    more = [Case(0.5, "span", unit), Case(0.5, unit=unit, precision="bf16")]
+    if unit == "flops":
+        more += [Case(0.5, unit="params"), Case(0.5, unit="latency"), Case(0.9, unit="latency")]
+    return [Case(ratio, kind, unit) for kind in kinds for ratio in RATIOS] + more
+
+
 def check_method(make: Make, device: str = "cpu", unit: str = "flops") -> None:
     """Everything that holds for any method; `make` gives a new method object each time, `unit` is what its YAML's `_unit_` says,
     where it says so. A method that trains is given 16 short texts.
@@ -144,69 +185,66 @@ def check_method(make: Make, device: str = "cpu", unit: str = "flops") -> None:
         AssertionError: one sentence for what does not hold.
     """
     assert callable(make), "check_method takes what makes a method, a class or a function, not a method object"
-    for regression in (False, True):
-        for ratio in RATIOS[::7] if make().training else RATIOS:
-            check_run(make, ratio, regression, device, unit)
+    for case in cases(make(), unit):
+        check_run(make, case, device)
     if isinstance(make(), Scorer):
         check_score(make, device)
 
 
-def check_run(make: Make, ratio: float, regression: bool = False, device: str = "cpu", unit: str = "flops") -> None:
-    """One ratio: within the budget, repeatable, nothing left behind, masks and shrunk model agree; or a reason to skip."""
+def check_run(make: Make, case: Case, device: str = "cpu") -> None:
+    """Within the budget, repeatable, nothing left behind, masks and shrunk model agree; or a reason to skip."""
     results = []
     for seed_of_others in (1, 2):  # randomness comes from the calibration's generator alone
         torch.manual_seed(seed_of_others)
         np.random.seed(seed_of_others)
-        results.append(_run(make(), ratio, regression, device, unit))
-    where = f"at ratio {ratio:g}{', regression' if regression else ''}"
+        results.append(_run(make(), case, device))
     first, second = results
-    assert (first is None) == (second is None), f"{where}: skipped in one of two equal runs"
+    assert (first is None) == (second is None), f"{case}: skipped in one of two equal runs"
     if first is None or second is None:
         return
     for name in first:
-        assert np.array_equal(first[name], second[name]), f"{where}: {name} differ between two equal runs"
+        assert np.array_equal(first[name], second[name]), f"{case}: {name} differ between two equal runs"
 
 
-def _run(method: Method, ratio: float, regression: bool, device: str, unit: str) -> dict[str, NDArray[Any]] | None:
+def _run(method: Method, case: Case, device: str) -> dict[str, NDArray[Any]] | None:
     """The masks by name; None: skipped."""
-    where = f"at ratio {ratio:g}{', regression' if regression else ''}"
-    model = tiny(dtype=torch.float32, outputs=1 if regression else 2)
+    model = tiny(dtype=torch.float32, outputs=1 if case.kind == "regression" else 2, kind=case.kind)
     model.module.to(device)
-    sample = _sample(regression, device)
-    budget = Budget.of(model.shape, unit, ratio, LENGTH)
-    with _nothing_left_behind(model, where), tempfile.TemporaryDirectory() as folder:
+    sample, budget = _sample(case.kind, device), case.budget(model.shape)
+    with _nothing_left_behind(model, str(case)), tempfile.TemporaryDirectory() as folder:
         if method.training:
-            sample = replace(sample, training=training(model, Path(folder), regression))
+            sample = replace(sample, training=training(model, Path(folder), case.kind == "regression"))
         try:
-            with torch.set_grad_enabled(method.gradients), repeatable(device):
+            with torch.set_grad_enabled(method.gradients), repeatable(device), bf16_layers(model, case.precision == "bf16"):
                 masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
             reason = None
         except Skip as skip:
             masks, reason = None, str(skip).strip()
     if reason is not None:
-        assert reason, f"{where}: a skip gives a reason"
+        assert reason, f"{case}: a skip gives a reason"
         return None
-    assert isinstance(masks, Masks | WeightMasks), f"{where}: prune returns {type(masks).__name__}, not Masks"
-    assert budget.fits(budget.cost(masks)), f"{where}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
-    assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{where}: a weight is not finite"
+    assert isinstance(masks, Masks | WeightMasks), f"{case}: prune returns {type(masks).__name__}, not Masks"
+    assert budget.fits(budget.cost(masks)), f"{case}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
+    assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{case}: a weight is not finite"
     if isinstance(masks, WeightMasks):
         before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
         assert all(torch.equal(tensor, before[name]) for name, tensor in zeroed(model, masks).state_dict().items()), (
-            f"{where}: a pruned weight is not zero"
+            f"{case}: a pruned weight is not zero"
         )
-        assert ratio > 0 or masks.share == 1, f"{where}: a weight was pruned"
+        assert case.ratio > 0 or masks.share == 1, f"{case}: a weight was pruned"
         return dict(masks.kept)
     masks.check(model.shape)
-    assert ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{where}: a head was pruned"
-    assert ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{where}: a neuron was pruned"
-    assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{where}: masked and shrunk model differ"
+    assert case.ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{case}: a head was pruned"
+    assert case.ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{case}: a neuron was pruned"
+    assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{case}: masked and shrunk model differ"
     return {"heads": masks.heads, "neurons": masks.neurons}
 
 
-def _sample(regression: bool = False, device: str = "cpu") -> Calibration:
+def _sample(kind: str = "classification", device: str = "cpu") -> Calibration:
     """Three small batches, with and without padding."""
-    batches = [batch(lengths, seed, regression) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])]
-    return calibration([_to(one, device) for one in batches], regression)
+    make = span_batch if kind == "span" else partial(batch, regression=kind == "regression")
+    batches = [make(lengths, seed) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])]
+    return calibration([_to(one, device) for one in batches], kind == "regression")
 
 
 def _to(one: dict[str, Tensor], device: str) -> dict[str, Tensor]:

@@ -29,6 +29,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts[0])
 
+    @property
+    def labelled(self) -> bool:
+        """A train split may be without labels, for methods that need none: the column is there, and empty in every row."""
+        return bool(len(self.labels) or self.answers)
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -46,7 +51,7 @@ def load(name: str, task: Task) -> TaskData:
         UserError: nothing is found, a file is damaged, or its columns, texts or labels are not the task's.
     """
     folder, source = _find(name, task)
-    train, validation = (read_split(folder / f"{split}.parquet", task) for split in ("train", "validation"))
+    train, validation = (read_split(folder / f"{split}.parquet", task, split == "validation") for split in ("train", "validation"))
     if train.sha256 == validation.sha256:
         raise UserError(f"task {name}: train.parquet and validation.parquet are the same file, nothing would be held out")
     return TaskData(source, train, validation)
@@ -100,8 +105,8 @@ def _fetch(task: Task, folder: Path) -> bool:
     return True
 
 
-def read_split(path: Path, task: Task) -> Split:
-    """Read and check one parquet file.
+def read_split(path: Path, task: Task, labels: bool = True) -> Split:
+    """Read and check one parquet file. `labels`: it has to have them.
 
     Raises:
         UserError: as `load`; texts and labels are named with their row.
@@ -123,6 +128,8 @@ def read_split(path: Path, task: Task) -> Split:
         raise UserError(f"{named} holds no rows")
     texts = [_texts(table[column], f"{named}: column {column!r}") for column in task.columns]
     where = f"{named}: column {task.label!r}"
+    if not labels and table[task.label].null_count == table.num_rows:
+        return Split(digest(path), texts, np.empty(0, np.int64))
     if task.windows:
         answers = _answers(table[task.label], texts[1], task.windows.unanswerable, where)
         return Split(digest(path), texts, np.empty(0, np.int64), answers)

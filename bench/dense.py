@@ -103,10 +103,7 @@ def base_from_hub(run: Run) -> Path | None:
 
 def tuned_key(run: Run, data: TaskData) -> str | None:
     """What a fine-tuning of our own is kept by: recipe, base weights and training data; None where the base is not here."""
-    base: Any = run.model.base.sha256 or run.model.base.random
-    if base is None:
-        folder = base_from_hub(run)
-        base = identity(folder) if folder else None
+    base = base_identity(run)
     if base is None:
         return None
     recipe = {
@@ -122,6 +119,13 @@ def tuned_key(run: Run, data: TaskData) -> str | None:
         "train": data.train.sha256,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def base_identity(run: Run) -> Any:
+    """What tells the base encoder's weights from others: hash, or how random ones are made; None where they are not here."""
+    known = run.model.base.sha256 or run.model.base.random
+    folder = None if known else base_from_hub(run)
+    return identity(folder) if folder else known
 
 
 def tuned_folder(key: str) -> Path:

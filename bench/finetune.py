@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
 
 from bench import dense, processes, score, training
 from bench.config import Model, Run, Task
@@ -79,16 +78,18 @@ def base_folder(run: Run) -> Path:
     return found
 
 
-def pretrained(run: Run, base: Path, dense: PrunableModel) -> PrunableModel:
+def pretrained(run: Run, base: Path, dense: PrunableModel, encoder: Encoder) -> PrunableModel:
     """The encoder in the folder `base` as it was before any fine-tuning, with a new head that the run's seed draws; for methods that start
     from it.
 
     Raises:
-        UserError: it lacks weights, or is of another shape than the dense model.
+        UserError: it lacks weights, or is of another shape or vocabulary than the dense model, whose `encoder` is used.
     """
     model = PrunableModel(_with_new_head(run, base, run.keys.seed).to(run.device), run.model.arch)
     if model.shape != dense.shape:
         raise UserError(f"{run.method} starts from the base of {run.model_name}, the checkpoint has another shape: change model=")
+    if Encoder(base, run.task, run.model.arch).tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+        raise UserError(f"{run.method} starts from the base of {run.model_name}, the checkpoint has another vocabulary: change model=")
     return model
 
 
@@ -113,9 +114,11 @@ def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
 def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded], work: Path) -> None:
     recipe = run.model.tuning
     steps = training.updates(len(examples), recipe.batch, run.task.tuning.epochs)
-    arguments = TrainingArguments(
-        **training.common(work, steps, run.device),
-        per_device_train_batch_size=max(1, recipe.batch // processes.world()),
+    arguments = training.arguments(
+        work,
+        steps,
+        run.device,
+        per_device_train_batch_size=recipe.batch // processes.world(),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=int(recipe.warmup * steps),

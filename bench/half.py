@@ -1,7 +1,7 @@
 """bfloat16 for a model's layers: their linear maps, and all that lies between them, forward and backward.
 
 torch.autocast would do the same, but it casts a weight anew in every call unless the weight asks for gradients, which
-weights never do here; on small micro-batches that costs as much as bfloat16 saves.
+few methods want; on small micro-batches that costs as much as bfloat16 saves.
 """
 
 from collections.abc import Iterator
@@ -19,15 +19,18 @@ class HalfLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out] in bfloat16."""
-        weight, bias = self._cast()
+        weight, bias = self._cast() if self.weight.requires_grad else self._kept()
         return F.linear(x.to(torch.bfloat16), weight, bias)
 
-    @torch.no_grad()
     def _cast(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.to(torch.bfloat16), None if self.bias is None else self.bias.to(torch.bfloat16)
+
+    @torch.no_grad()
+    def _kept(self) -> tuple[Tensor, Tensor | None]:
         of = (self.weight.data_ptr(), self.weight._version, None if self.bias is None else self.bias._version)
         kept: tuple[object, Tensor, Tensor | None] | None = self.__dict__.get("_half")
         if kept is None or kept[0] != of:
-            kept = of, self.weight.to(torch.bfloat16), None if self.bias is None else self.bias.to(torch.bfloat16)
+            kept = of, *self._cast()
             self.__dict__["_half"] = kept
         return kept[1], kept[2]
 

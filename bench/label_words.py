@@ -77,7 +77,7 @@ def install(model: PrunableModel, base: Path, tokenizer: Any, words: Sequence[st
     has a masked-language-model head that it uses.
 
     Raises:
-        Skip: there are no words, too few or equal ones, or one is no single token here.
+        Skip: there are no words, too few or equal ones, or one is no single token here; or as `_language_head`.
     """
     config: Any = model.module.config
     ids = tokens(tokenizer, words, config.num_labels)
@@ -119,11 +119,20 @@ def tokens(tokenizer: Any, words: Sequence[str] | None, outputs: int) -> list[in
 
 
 def _language_head(base: Path, arch: Arch) -> tuple[nn.Module, nn.Module, Tensor] | None:
-    """Dense layer, norm and bias [vocabulary] of the base's masked-language-model head, if its file has one."""
+    """Dense layer, norm and bias [vocabulary] of the base's masked-language-model head, if its file has one.
+
+    Raises:
+        Skip: its activation is none that `structure` builds.
+    """
     from transformers import AutoModelForMaskedLM
 
+    if not arch.language_head:
+        return None
     dense, norm, decoder = arch.language_head
     model, info = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float32, output_loading_info=True, local_files_only=True)
     if any(str(key).startswith(f"{dense}.") for key in info["missing_keys"]):
         return None
+    activation = getattr(model.config, "hidden_act", getattr(model.config, "activation", None))  # DistilBERT's name
+    if activation != "gelu":
+        raise Skip(f"the base's masked-language-model head has the activation {activation}, only gelu is known here")
     return model.get_submodule(dense), model.get_submodule(norm), model.get_submodule(decoder).bias.detach()

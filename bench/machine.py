@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from bench import processes
 from bench.errors import UserError
 
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be repeatable
@@ -162,6 +163,7 @@ def describe(device: str, threads: int, load: float) -> dict[str, Any]:
         "cpu": _cpu()[0],
         "cores": usable_cores(),
         "threads": threads,
+        "processes": processes.world(),
         "ram_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": gpu,
         "driver": driver,
@@ -184,6 +186,8 @@ def settle(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    if processes.world() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(processes.local_rank())  # what a process calls cuda from here on
 
 
 @contextmanager

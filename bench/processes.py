@@ -18,6 +18,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """Which of those on this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def meet() -> None:
     """Wait until all of them are here, where they talk to each other already."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)

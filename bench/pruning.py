@@ -48,8 +48,9 @@ def instantiate(run: Run) -> Method:
     found = plugin.load(run.method_target, f"method {run.method}")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method {run.method}: {run.method_target} is no bench.method.Method")
-    if found.training != run.trains:
-        raise UserError(f"method {run.method}: `training = True` stands in the body of {run.method_target} itself, not elsewhere")
+    for name, told, real in (("training", run.trains, found.training), ("pretrained", run.pretrained, found.pretrained)):
+        if told != real:
+            raise UserError(f"method {run.method}: `{name} = True` stands in the body of {run.method_target} itself, not elsewhere")
     try:
         return found(**run.method_fields)
     except TypeError as error:
@@ -90,7 +91,9 @@ def prune(
     with repeatable(model.device.type):
         with bf16_layers(dense, bf16):
             _warm_up(dense, halves[0][:WARM_UP_BATCHES])
+        others = OtherWork()
         timed = _time_batches(dense, halves[0])
+        busy = [others.per_core()]
         gc.collect()
         with peak_memory(model.device) as peak, collect() as stages:
             synchronize()
@@ -100,15 +103,17 @@ def prune(
             found = recovery.prune(model, budget, choose) if recovery else choose(budget)
             synchronize()
             seconds = time.perf_counter() - start_time
-            busy = others.per_core()
+            busy.append(others.per_core())
+        others = OtherWork()
         timed += _time_batches(dense, halves[1])
+        busy.append(others.per_core())
     if not budget.fits(budget.cost(found)):
         raise ValueError(f"the masks cost {budget.cost(found):.6g}, the budget is {budget.limit:.6g}")
     weights = found if isinstance(found, WeightMasks) else None
     masks = Masks.ones(model.shape) if isinstance(found, WeightMasks) else found
     masks.check(model.shape)
     pass_seconds = _scaled(timed, calibration)
-    notes = method.notes + ([f"{OTHER_WORK}: {busy:.2f} per core"] if busy > QUIET else [])
+    notes = method.notes + (recovery.notes if recovery else []) + ([f"{OTHER_WORK}: {max(busy):.2f} per core"] if max(busy) > QUIET else [])
     if training and training.earlier:
         seconds, stages = seconds + training.earlier, {**stages, "interrupted": training.earlier}
         notes.append(f"interrupted and resumed: {training.earlier:.0f} s before that are counted")

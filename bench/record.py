@@ -54,12 +54,15 @@ SECTIONS = {  # the keys of the record's sections; always all present, null wher
 }
 
 
-def run_id(run: Run, checkpoint_sha256: str | None, protocol: int, table: "Table | None" = None) -> str:
+def run_id(run: Run, checkpoint_sha256: str | None, protocol: int, table: "Table | None" = None, base: Any = None) -> str:
     """Hash of the meaning of a run: what is computed, never where from or how fast.
 
-    A budget in seconds means something only beside the latency table that it is counted in.
+    A budget in seconds means something only beside the latency table that it is counted in, a method that starts from the base
+    encoder beside that (`base`: its identity).
     """
     meaning = {**run.meaning(), "checkpoint": checkpoint_sha256, "schema": SCHEMA, "protocol": protocol}
+    if base:
+        meaning["base"] = base
     if table:
         meaning["table"] = table.sha256
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
@@ -89,7 +92,7 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
         "calibration": {**dict.fromkeys(SECTIONS["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
-        "dense": dict.fromkeys(SECTIONS["dense"]),
+        "dense": dict.fromkeys((*SECTIONS["dense"], "base")),
         "pruned": dict.fromkeys((*SECTIONS["pruned"], "mask_bytes", "mask_sha256")),
         "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
         "latency": {
@@ -236,9 +239,21 @@ def is_quiet(record: Record) -> bool:
     something."""
     machine = record["machine"]
     load = machine.get("load")  # not there where a run failed before it looked
-    if record["device"] == "cpu" and machine["threads"] != machine.get("cores", machine["threads"]):
+    used = machine["threads"] * machine.get("processes", 1)
+    if record["device"] == "cpu" and used != machine.get("cores", used):
         return False
-    return load is not None and load <= QUIET and not any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
+    return load is not None and load <= QUIET and not _was_disturbed(record)
+
+
+def passes(record: Record) -> float | None:
+    """What pruning cost in passes, where the ratio can be trusted: nothing else ran then, on a GPU not before either (a card that is
+    shared says nothing of it)."""
+    trusted = not _was_disturbed(record) if record["device"] == "cpu" else is_quiet(record)
+    return record["prune"]["passes"] if trusted else None
+
+
+def _was_disturbed(record: Record) -> bool:
+    return any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
 
 
 def strict(value: Any) -> Any:

@@ -4,7 +4,7 @@ The part of a run's pruning that retraining-based structured pruning has and the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from bench.model import PrunableModel
 from bench.rounding import rounded
 from bench.shrink import grow, shrink
 from bench.stages import stage
-from bench.training import Fit, Group, Training, linear
+from bench.training import Fit, Group, Training, cubic, linear
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Recovery:
     plan: Recover
     training: Training
     round_to: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def prune(self, model: PrunableModel, budget: Budget, choose: Callable[[Budget], Masks]) -> Masks:
         """Prune, shrink and train in rounds, so that `model` ends with the trained weights. Returns the masks, without factors.
@@ -34,9 +35,10 @@ class Recovery:
         """
         kept = Masks.ones(model.shape)
         for done in range(1, self.plan.rounds + 1):
-            share = 1 - (1 - done / self.plan.rounds) ** 3
-            masks = choose(budget.at(budget.ratio * share))
-            masks = Masks(masks.heads * kept.heads, masks.neurons * kept.neurons)
+            chosen = choose(budget.at(budget.ratio * cubic(done, self.plan.rounds, 1.0, 0.0)))
+            masks = Masks(chosen.heads * kept.heads, chosen.neurons * kept.neurons)
+            if lost := budget.cost(chosen) - budget.cost(masks):
+                self.notes.append(f"round {done}: {100 * lost / budget.total:.2f} % of the cost is missing, its units were gone before")
             masks = rounded(model, masks, self.round_to or 1) if done == self.plan.rounds else masks
             with stage("retrain"):
                 small = shrink(model, masks)

@@ -12,7 +12,7 @@ from bench import machine, processes
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
-from bench.errors import UserError
+from bench.method import Skip
 from bench.record import Record, dense_section, pruned_section, run_id
 from bench.stages import collect, say, stage
 
@@ -53,6 +53,9 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
     with collect() as seconds:
         # 1. Dense: found or fine-tuned, scored once per content.
         with stage("dense"):
+            base = finetune.base_folder(run) if run.scored and (run.pretrained or not checkpoint) else None
+            if base and not checkpoint:
+                method.ready(run.task, encoding.Encoder(base, run.task, run.model.arch).tokenizer)
             checkpoint = checkpoint or finetune.make(run, data)
             dense = score.load_dense(run, checkpoint)
             encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
@@ -60,11 +63,17 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             validation = encoder.examples(data.validation)
             before = score.dense_score(run, dense, checkpoint, encoder, validation) if run.scored else None
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
-        record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table)
+        record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table, record["dense"]["base"])
         record["latency"]["table"] = table and table.section()
         budget = latency_table.budget(run, dense.shape, table)
-        record["dense"] = dense_section(run, checkpoint, dense, before)
+        if table and not budget.fits(budget.least):
+            most = 1 - budget.least / budget.total
+            raise Skip(f"unit=latency: at ratio={budget.ratio:g} not one head and not one neuron can be paid here, at {most:.3f} one can")
+        record["dense"] |= dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.score:.2f}" if before else "random weights: only what they cost is measured")
+
+        if (method.labels or run.trains or run.recover) and not data.train.labelled:
+            raise Skip(f"{'retraining' if run.recover else run.method} needs labels, and train has none")
 
         # 2. Calibration: the same examples for every method, drawn from train.
         sample = calibration.draw(run.keys.calibration, run.task, encoder.examples(data.train), encoder, run.keys.seed, run.device)
@@ -72,13 +81,11 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # A method that trains, or a retraining after it, gets the whole train split, and a folder for its checkpoints.
         trained, recovery = None, None
-        base = finetune.base_folder(run) if method.pretrained and run.scored else None
-        start = finetune.pretrained(run, base, dense) if base else None
+        start = finetune.pretrained(run, base, dense, encoder) if base and run.pretrained else None
         if run.trains or run.recover:
-            trained = training.prepare(run, base or checkpoint.folder, encoder, encoder.examples(data.train), dense, record)
+            begin = base if base and start else checkpoint.folder
+            trained = training.prepare(run, begin, encoder, encoder.examples(data.train), dense, record)
             recovery = recover.Recovery(run.keys.recover, trained, run.keys.round_to) if run.recover else None
-        elif processes.world() > 1:
-            raise UserError(f"{run.method} does not train: run it in one process, without torchrun")
 
         # 3. Prune: timed from a cold model to final masks and weights.
         if run.keys.precision == "bf16" and not machine.has_bf16(run.device):

@@ -24,6 +24,7 @@ OUTSIDE = -1  # offset of a token that is not of the context
 MOST_OF_QUESTION = 64  # tokens of a question that are read (Devlin et al. 2019)
 SPECIAL = 4  # tokens that a pair may be given beside its own
 CHUNK = 256  # windows whose pairs are looked at together
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Windows:
@@ -101,7 +102,8 @@ def read_answers(windows: Windows, logits: NDArray[np.float32]) -> Answers:
     """Answers from the logits [windows, T, 2] of starts and ends."""
     texts = _texts(windows, logits)
     golds = [answers for answers, _ in windows.split.answers]
-    pairs = [(exact(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
+    unanswerable = windows.plan.unanswerable
+    pairs = [(exact(text, gold, unanswerable), f1(text, gold, unanswerable)) for text, gold in zip(texts, golds, strict=True)]
     scores = 100 * np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return Answers(texts, scores[:, 0], scores[:, 1])
 
@@ -148,26 +150,28 @@ def _best_pairs(windows: Windows, logits: NDArray[np.float32]) -> tuple[NDArray[
 
 def normal(text: str) -> list[str]:
     """The words that count: lower case, no punctuation, no articles."""
-    kept = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
-def exact(text: str, golds: Sequence[str]) -> float:
-    """1 where the answer is one of the gold answers, normalised; without any, where it is empty."""
-    return float(any(normal(text) == normal(gold) for gold in _real(golds)))
+def exact(text: str, golds: Sequence[str], unanswerable: bool = False) -> float:
+    """1 where the answer is one of the gold answers, normalised; of v2.0 (`unanswerable`), without any, where it is empty."""
+    return float(normal(text) in _golds(golds, unanswerable))
 
 
-def f1(text: str, golds: Sequence[str]) -> float:
-    """The best harmonic mean of precision and recall of words over the gold answers."""
-    return max(_word_f1(normal(text), normal(gold)) for gold in _real(golds))
+def f1(text: str, golds: Sequence[str], unanswerable: bool = False) -> float:
+    """The best harmonic mean of precision and recall of words over the gold answers; two empty answers are equal in v2.0 alone."""
+    found = normal(text)
+    return max(_word_f1(found, gold, unanswerable) for gold in _golds(golds, unanswerable))
 
 
-def _real(golds: Sequence[str]) -> Sequence[str]:
-    return [gold for gold in golds if normal(gold)] or [""]
+def _golds(golds: Sequence[str], unanswerable: bool) -> list[list[str]]:
+    """Words of the gold answers; v2.0 leaves out what has none, and no answer is then the answer."""
+    words = [normal(gold) for gold in golds]
+    return [one for one in words if one] or [[]] if unanswerable else words
 
 
-def _word_f1(found: list[str], gold: list[str]) -> float:
-    if not found or not gold:
+def _word_f1(found: list[str], gold: list[str], unanswerable: bool) -> float:
+    if unanswerable and not (found and gold):
         return float(found == gold)
     same = sum((Counter(found) & Counter(gold)).values())
-    return 2 * same / (len(found) + len(gold))
+    return 2 * same / (len(found) + len(gold)) if same else 0.0

@@ -62,6 +62,11 @@ def linear(steps: int, warmup: int = 0) -> Callable[[int], float]:
     return lambda step: step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
+def cubic(step: int, steps: int, last: float, first: float = 1.0) -> float:
+    """From `first` at step 0 to `last` at `steps` and after, by the cubic of Zhu and Gupta (2017, arXiv 1710.01878)."""
+    return last + (first - last) * (1 - min(step / steps, 1.0)) ** 3 if steps > 0 else last
+
+
 @dataclass
 class Training:
     """The whole train split, with labels, for a method that trains, and a folder for the checkpoints of its run.
@@ -162,6 +167,8 @@ class Training:
             weakref.finalize(self, os.close, self.lock)
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if processes.world() > 1:
+                raise UserError("others train this very cell already: wait for them, or change seed=") from None
             self.lock = tempfile.TemporaryDirectory(prefix="other-", dir=self.folder.parent)
             self.folder, self.earlier = Path(self.lock.name), 0.0
         except OSError as error:
@@ -169,9 +176,14 @@ class Training:
             raise UserError(f"cannot write {self.folder}: {error.strerror}; {where}") from error
 
     def _arguments(self, steps: int, batch: int, work: Path) -> TrainingArguments:
-        each = max(1, batch // (self.accumulate * processes.world()))
-        return TrainingArguments(
-            **common(work, steps, self.device),
+        each, rest = divmod(batch, self.accumulate * processes.world())
+        if rest:
+            shared = f"accumulate={self.accumulate} in {processes.world()} processes"
+            raise UserError(f"{shared}: a batch of {batch} is divided by both, without a rest")
+        return arguments(
+            work,
+            steps,
+            self.device,
             per_device_train_batch_size=each,
             gradient_accumulation_steps=self.accumulate,
             bf16=self.bf16,
@@ -188,24 +200,30 @@ def released(module: nn.Module) -> nn.Module:
     return module
 
 
-def common(work: Path, steps: int, device: str) -> dict[str, Any]:
-    """Arguments that every training of ours has: quiet, saved now and then, as long as it says."""
-    return {
-        "output_dir": str(work),
-        "max_steps": steps,
-        "use_cpu": device == "cpu",
-        "save_steps": max(LEAST_SAVED, steps // SAVES),
-        "save_total_limit": 1,
-        "logging_strategy": "no",
-        "report_to": [],
-        "log_level": "error",
-        "log_level_replica": "error",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": device == "cuda",
-        "remove_unused_columns": False,
-        "ddp_broadcast_buffers": False,  # masks, which every process chooses by itself, the same
-        "ddp_backend": "gloo" if device == "cpu" and processes.world() > 1 else None,
-    }
+def arguments(work: Path, steps: int, device: str, **own: Any) -> TrainingArguments:
+    """Those that every training of ours has, and its own: quiet, saved now and then, as long as it says, on one device a process."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # `accelerate launch` sets it; precision= decides
+    made = TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        use_cpu=device == "cpu",
+        save_steps=max(LEAST_SAVED, steps // SAVES),
+        save_total_limit=1,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # which would wait for a GPU in every step
+        report_to=[],
+        log_level="error",
+        log_level_replica="error",
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+        accelerator_config={"non_blocking": device == "cuda"},
+        remove_unused_columns=False,
+        ddp_broadcast_buffers=False,  # masks, which every process chooses by itself, the same
+        ddp_backend="gloo" if device == "cpu" and processes.world() > 1 else None,
+        **own,
+    )
+    made._n_gpu = min(1, made.n_gpu)  # of several, Trainer would make a larger batch
+    return made
 
 
 def rows(train: Examples, task: Task, recipe: ModelTuning) -> Rows:
@@ -321,7 +339,9 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.should_save:
             spent = self.training.earlier + time.perf_counter() - self.training.began
-            (self.training.folder / CLOCK).write_text(f"{spent:.3f}")
+            half = self.training.folder / f"{CLOCK}.half"
+            half.write_text(f"{spent:.3f}")
+            half.replace(self.training.folder / CLOCK)  # whole or as it was, whatever stops us; no wait for the disk in every step
 
 
 def collate(encoder: Encoder, examples: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -340,7 +360,8 @@ def last_checkpoint(work: Path) -> str | None:
     while found:
         with contextlib.suppress(OSError, ValueError):
             json.loads((found[-1] / STATE).read_text(encoding="utf-8"))
-            return str(found[-1])
+            if processes.world() == 1 or all((found[-1] / f"rng_state_{k}.pth").is_file() for k in range(processes.world())):
+                return str(found[-1])
         shutil.rmtree(found.pop(), ignore_errors=True)
     return None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.budget import TOLERANCE, Budget
+from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method
@@ -52,6 +52,8 @@ class KPrune(Method):
             raise ValueError(f"head_gradient={self.head_gradient}: column or head")
         if self.remeasure < 0:
             raise ValueError(f"remeasure={self.remeasure}: a number of sub-layers, or 0")
+        if min(self.lambda_pred, self.lambda_rep) < 0 or self.lambda_pred == self.lambda_rep == 0:
+            raise ValueError("lambda_pred and lambda_rep: 0 or more, and not both 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature:g}: more than 0")
         if not isinstance(self.mu, str) and self.mu <= 0:
@@ -227,7 +229,7 @@ def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float)
     """
     values = np.concatenate(scores)
     sublayers = np.repeat(first + np.arange(len(scores)), [len(part) for part in scores])
-    order = np.argsort(-values, kind="stable")
+    order = descending(values)
     fitting = int(np.searchsorted(budget.running(sublayers[order]), left, side="right"))
     return -np.inf if fitting == len(values) else float(values[order[fitting]])
 

@@ -61,8 +61,12 @@ class MaskedWeights:
 
     def __init__(self, model: PrunableModel, scored: bool) -> None:
         self.types = model.matrices()
+        self._wanted = dict[nn.Linear, int | Tensor]()  # how many weights each matrix is to keep, where each has a number of its own
         for linear in self.linears():
-            parametrize.register_parametrization(linear, "weight", Masked(linear.weight, scored))
+            parametrize.register_parametrization(linear, "weight", self._mask_of(linear.weight, scored))
+
+    def _mask_of(self, weight: Tensor, scored: bool) -> nn.Module:
+        return Masked(weight, scored)
 
     def linears(self) -> Iterator[nn.Linear]:
         """Every matrix's module."""
@@ -100,7 +104,8 @@ class MaskedWeights:
         def choose(one: tuple[nn.Linear, float | Tensor]) -> None:
             values = self.values(one[0])
             count = one[1] * values.numel() * TOLERANCE
-            self.masked(one[0]).mask = values >= kth_largest(values, count.long() if isinstance(count, Tensor) else int(count))
+            self._wanted[one[0]] = count = count.long() if isinstance(count, Tensor) else int(count)
+            self.masked(one[0]).mask = values >= kth_largest(values, count)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a CPU looks for one k-th value on one core
             list(pool.map(torch.no_grad()(choose), wanted))
@@ -111,6 +116,7 @@ class MaskedWeights:
         values = [self._with_least(linear, min(least, share)) for linear in self.linears()]
         everything = torch.cat([one.flatten() for one in values])
         edge = kth_largest(everything, int(share * everything.numel() * TOLERANCE))
+        self._wanted.clear()
         for linear, one in zip(self.linears(), values, strict=True):
             self.masked(linear).mask = one >= edge
 
@@ -122,21 +128,27 @@ class MaskedWeights:
     @torch.no_grad()
     def finish(self, limit: float) -> WeightMasks:
         """Leave the model's linear layers as they were made, pruned weights zero. Returns the masks: those chosen last, less, where
-        equal values were all kept, the surplus over `limit` weights (the last ones in each matrix first)."""
+        equal values were all kept, each matrix's surplus, then what is left of that over `limit` weights (the last ones first)."""
+        for linear, wanted in self._wanted.items():
+            self._drop_ties(linear, int(self.masked(linear).mask.sum()) - int(wanted))
         surplus = sum(int(self.masked(linear).mask.sum()) for linear in self.linears()) - int(limit * TOLERANCE)
         kept = {}
         for own in self.types.values():
             for name, linear in own.items():
-                mask, values = self.masked(linear).mask, self.values(linear)
-                if surplus > 0:
-                    edge = values == values[mask].min() if mask.any() else mask
-                    ties = (mask & edge).flatten().nonzero().flatten()
-                    gone = ties[max(1, len(ties) - surplus) :] if len(ties) > 1 else ties[:0]
-                    mask.view(-1)[gone] = False
-                    surplus -= len(gone)
+                surplus -= self._drop_ties(linear, surplus)
+                kept[name] = self.masked(linear).mask.cpu().numpy()
                 parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
-                kept[name] = mask.cpu().numpy()
         return WeightMasks(kept)
+
+    def _drop_ties(self, linear: nn.Linear, surplus: int) -> int:
+        """Take so many kept weights out of a matrix's mask, of those that share its lowest value, but one. Returns how many went."""
+        mask, values = self.masked(linear).mask, self.values(linear)
+        if surplus <= 0 or not mask.any():
+            return 0
+        ties = (mask & (values == values[mask].min())).flatten().nonzero().flatten()
+        gone = ties[max(1, len(ties) - surplus) :]
+        mask.view(-1)[gone] = False
+        return len(gone)
 
 
 class HardConcrete(nn.Module):
@@ -167,13 +179,14 @@ class Gates(MaskedWeights):
     """All matrices of a model's layers behind hard-concrete gates, nine of ten open at the start."""
 
     def __init__(self, model: PrunableModel) -> None:
-        self.types = model.matrices()
-        for linear in self.linears():
-            parametrize.register_parametrization(linear, "weight", HardConcrete(linear.weight, OPEN))
+        super().__init__(model, scored=True)
+
+    def _mask_of(self, weight: Tensor, scored: bool) -> nn.Module:
+        return HardConcrete(weight, OPEN)
 
     def penalty(self) -> Tensor:
         """The mean over the matrices of the expected share of open gates, sigma(S - b log(-l / r))."""
-        return torch.stack([(scores - BETA * math.log(-LEFT / RIGHT)).sigmoid().mean() for scores in self.scores()]).mean()
+        return mean_sigmoid(self.scores(), BETA * math.log(-LEFT / RIGHT))
 
     @torch.no_grad()
     def close(self, share: float) -> float:
@@ -194,7 +207,7 @@ def kth_largest(values: Tensor, k: int | Tensor) -> Tensor:
     flat = values.detach().flatten()
     if flat.device.type == "cpu":
         return flat.new_tensor(torch.inf) if int(k) == 0 else _by_sample(flat, int(k))
-    return _by_bits(flat, torch.as_tensor(k, device=flat.device))
+    return _by_bits(flat, k if isinstance(k, Tensor) else torch.full((), k, device=flat.device))  # which does not wait
 
 
 def _by_sample(values: Tensor, k: int) -> Tensor:
@@ -223,11 +236,6 @@ def _by_bits(values: Tensor, k: Tensor) -> Tensor:
     return torch.where(k == 0, torch.inf, edge)
 
 
-def cubic(step: int, steps: int, last: float, first: float = 1.0) -> float:
-    """From `first` at step 0 to `last` at `steps` and after, by the cubic of Zhu and Gupta (2017, arXiv 1710.01878)."""
-    return last + (first - last) * (1 - min(step / steps, 1.0)) ** 3 if steps > 0 else last
-
-
-def mean_sigmoid(scores: list[nn.Parameter]) -> Tensor:
-    """The regulariser of SMP and soft movement pruning: the mean over the matrices of each one's mean of sigma(S)."""
-    return torch.stack([one.sigmoid().mean() for one in scores]).mean()
+def mean_sigmoid(scores: list[nn.Parameter], shift: float = 0.0) -> Tensor:
+    """The regulariser of SMP and soft movement pruning: the mean over the matrices of each one's mean of sigma(S - shift)."""
+    return torch.stack([(one - shift if shift else one).sigmoid().mean() for one in scores]).mean()

@@ -12,8 +12,8 @@ from bench.method import Method, Skip
 from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.stages import stage
-from bench.training import Fit, linear
-from methods.masked_weights import Gates, MaskedWeights, cubic, mean_sigmoid
+from bench.training import Fit, cubic, linear
+from methods.masked_weights import Gates, MaskedWeights, mean_sigmoid
 
 WARM_UP, HOLD = 0.1, 0.2  # shares of the updates: dense at the start while the rate rises, at the final density at the end
 LEAST = 0.005  # of every matrix is kept by soft movement

@@ -1,5 +1,6 @@
 """Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +22,16 @@ class States:
     @torch.no_grad()
     def embedded(cls, model: PrunableModel, calibration: Calibration) -> "States":
         """Below the first sub-layer."""
-        pairs = [model.embed(part) for part in calibration.all_parts]
-        return cls([hidden for hidden, _ in pairs], [context for _, context in pairs])
+        hidden, contexts, bias = list[Tensor](), list[Context](), None
+        for part in calibration.all_parts:
+            below, context = model.embed(part)
+            if context.bias is not None:  # a corner of a longer part's: one is kept for all
+                length = context.size[1]
+                bias = context.bias if bias is None or len(bias[0, 0]) < length else bias
+                context = replace(context, bias=bias[:, :, :length, :length])
+            hidden.append(below)
+            contexts.append(context)
+        return cls(hidden, contexts)
 
     def fork(self) -> "States":
         """The same states, to be advanced on their own; nothing is copied."""

@@ -20,7 +20,6 @@ from bench.calibration import Calibration
 from bench.losses import task_losses
 from bench.method import Scorer
 from bench.model import PrunableModel
-from bench.packing import Batch
 from bench.stages import progress
 from methods.activations import by_unit
 
@@ -110,18 +109,11 @@ class GradientImportance(Scorer):
     @staticmethod
     def _mean_square(model: PrunableModel, calibration: Calibration, weights: list[Tensor]) -> list[Tensor]:
         squares = [torch.zeros_like(weight) for weight in weights]
-        for batch in progress(calibration.batches, "squared gradients"):
-            for example in _examples(batch):
-                loss = task_losses(model.forward(example), example["labels"], calibration.kind)
-                for square, gradient in zip(squares, torch.autograd.grad(loss.sum(), weights), strict=True):
-                    square.addcmul_(gradient, gradient, value=1 / calibration.examples)
+        for example in progress(calibration.singles(), "squared gradients"):
+            loss = task_losses(model.forward(example), example["labels"], calibration.kind)
+            for square, gradient in zip(squares, torch.autograd.grad(loss.sum(), weights), strict=True):
+                square.addcmul_(gradient, gradient, value=1 / calibration.examples)
         return squares
-
-
-def _examples(batch: Batch) -> Iterator[Batch]:
-    """Every example of a batch on its own."""
-    for i in range(len(batch["labels"])):
-        yield {name: tensor[i : i + 1] for name, tensor in batch.items() if name != "places"}
 
 
 @contextmanager

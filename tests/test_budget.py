@@ -181,3 +181,19 @@ def test_masks_know_their_columns():
     masks = Masks(np.array([[0.0, 1.5]]), np.array([[1.0, 0, 2]]))
     assert masks.columns(0, shape).tolist() == [0, 0, 1.5, 1.5]
     assert masks.columns(1, shape).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_a_score_that_is_no_number_is_refused(name):
+    shape = Shape(2, 4, 6, 8, 2)
+    scores = Scores(np.full((2, 4), np.nan), np.ones((2, 6)))
+    with pytest.raises(ValueError, match="no numbers"):
+        ALLOCATIONS[name](scores, Budget.of(shape, "flops", 0.5, 8.0))
+
+
+def test_the_cheapest_masks_are_one_unit():
+    shape = Shape(2, 4, 6, 8, 2)
+    budget = Budget(shape, Price(1.0, 2.0, 1), Price(0.5, 0.7, 3), 0.9)
+    masks = Masks(np.zeros((2, 4)), np.zeros((2, 6)))
+    masks.neurons[1, 3] = 1.0
+    assert budget.least == budget.cost(masks) == 0.7

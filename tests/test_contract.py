@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench import contract, data, pruning
+from bench import contract, data, pruning, store
 from bench.budget import Budget, Scores
 from bench.calibration import draw
 from bench.config import CalibrationPlan, Task
@@ -178,6 +179,25 @@ def test_a_method_sees_neither_evaluation_data_nor_labels_that_it_did_not_ask_fo
         found.append({"heads": pruned.masks.heads, "neurons": pruned.masks.neurons, **(pruned.weights.kept if pruned.weights else {})})
     assert all(np.array_equal(found[0][mask], found[1][mask]) for mask in found[0])
     json.dumps(found[0]["heads"].tolist(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["kwon", "smp"])
+def test_a_run_prunes_the_same_whatever_evaluation_data_say(name, bench, shared, tmp_path):
+    """The whole command, with validation as it is and with other texts and labels: only the scores may differ."""
+    folder = tmp_path / "poisoned" / "mrpc"
+    write_task(folder, seed=5)
+    shutil.copy(shared / "data" / "mrpc" / "train.parquet", folder)
+    masks, seen = [], set()
+    for env in ({}, {"BENCH_DATA": str(tmp_path / "poisoned")}):
+        words = ["task=mrpc", "model=tiny-random", "latency=none", "ratio=0.5", "task.label_words=[a,b]"]
+        done = bench(f"method={name}", *words, "rerun=true", env={**env, "BENCH_RESULTS": str(tmp_path / f"results{len(masks)}")})
+        assert done.returncode == 0, done.stderr
+        (entry,) = store.load(tmp_path / f"results{len(masks)}").records
+        pruned, arrays = entry.record["pruned"], entry.arrays()
+        masks.append((arrays["heads"].tolist(), arrays["neurons"].tolist(), pruned["mask_sha256"], entry.record["calibration"]["sha256"]))
+        seen.add(entry.record["data"]["validation"])
+    assert masks[0] == masks[1]
+    assert len(seen) == 2
 
 
 class Sloppy(Method):

@@ -48,6 +48,20 @@ def test_wrong_content_is_named_with_its_row(tmp_path, columns, words):
     assert words in str(told.value)
 
 
+def test_train_may_be_without_labels_validation_may_not(tmp_path):
+    table = pa.table({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": pa.array([None, None], pa.int64())})
+    pq.write_table(table, tmp_path / "train.parquet")
+    found = data.read_split(tmp_path / "train.parquet", PAIR, labels=False)
+    assert not found.labelled
+    assert len(found) == 2
+    with pytest.raises(UserError, match="'label' is empty in row 0"):
+        data.read_split(tmp_path / "train.parquet", PAIR)
+    one = pa.table({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, None]})
+    pq.write_table(one, tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="'label' is empty in row 1"):
+        data.read_split(tmp_path / "train.parquet", PAIR, labels=False)
+
+
 def test_a_regression_refuses_what_is_not_finite(tmp_path):
     with pytest.raises(UserError, match="row 1, expected a finite number"):
         split(tmp_path, NUMBER, text=["a", "b"], label=[1.0, float("nan")])

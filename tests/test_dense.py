@@ -36,7 +36,7 @@ def checkpoint(folder: Path, outputs=2, names=None) -> Path:
 def run_of(model=MODEL, task=TASK):
     plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("none")
     keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, 1, Recover(), 1, None, "results", False)
-    return Run("random", "methods.random.Random", {}, False, "pairs", task, "small", model, keys, "cpu", 1, "")
+    return Run("random", "methods.random.Random", {}, False, False, "pairs", task, "small", model, keys, "cpu", 1, "")
 
 
 @pytest.fixture

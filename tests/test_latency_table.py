@@ -84,6 +84,16 @@ def test_a_table_is_its_measurements_not_how_long_they_took():
     assert budget.neurons == neurons
 
 
+def test_a_latency_that_nothing_reaches_is_skipped_with_what_is_possible(bench, tmp_path):
+    quick = ["latency=quick", "latency.batch=2", "latency.length=8"]  # a table of its own
+    small = [word for word in SMALL if not word.startswith(("latency=", "ratio="))]
+    done = bench("method=magnitude", *small, "unit=latency", "ratio=0.9999", *quick)
+    assert done.returncode == 0, done.stderr
+    (entry,) = store.load(tmp_path / "results").records
+    assert entry.record["status"] == "skipped"
+    assert "not one head and not one neuron can be paid" in entry.record["reason"]
+
+
 def test_runs_under_a_latency_budget(bench, tmp_path):
     """The table is measured once; a record keeps it; a stored answer needs it and no second measurement."""
     quick = ["latency=quick", "latency.batch=2", "latency.length=16", "latency.min_seconds=0.1"]

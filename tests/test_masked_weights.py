@@ -10,7 +10,8 @@ from bench import contract
 from bench.budget import Budget
 from bench.masks import WeightMasks
 from bench.shrink import zeroed
-from methods.masked_weights import Gates, Masked, MaskedWeights, _by_bits, cubic, kth_largest
+from bench.training import cubic
+from methods.masked_weights import Gates, Masked, MaskedWeights, _by_bits, kth_largest
 from methods.smp import Strength, shares
 
 
@@ -98,6 +99,18 @@ def test_equal_scores_are_cut_to_the_budget():
     budget = Budget.of(model.shape, "weights", 0.7, 1.0)
     masks = masked.finish(budget.limit)
     assert budget.limit - len(masks.kept) <= masks.count <= budget.limit
+
+
+def test_equal_weights_go_where_they_are_too_many():
+    """Every matrix ends with its own share, however many of its weights are alike."""
+    model = contract.tiny()
+    masked = MaskedWeights(model, scored=False)
+    last = list(masked.linears())[-1]
+    with torch.no_grad():
+        last.parametrizations.weight.original.fill_(1.0)
+    masked.keep_share(0.3)
+    masks = masked.finish(Budget.of(model.shape, "weights", 0.7, 1.0).limit)
+    assert all(mask.sum() == int(0.3 * mask.size) for mask in masks.kept.values())
 
 
 def test_every_matrix_keeps_a_little_under_a_global_threshold():

@@ -15,6 +15,7 @@ from bench import machine, metrics, pruning
 from bench.budget import Budget
 from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
+from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.method import Method
 from bench.stages import collect, progress, stage
@@ -167,6 +168,17 @@ def test_precision_is_that_of_the_layers_while_pruning_alone(precision, product)
     result = pruning.prune(Watched(), model, calibration([batch([5, 5])]), budget, precision)
     assert result.cost["notes"][:4] == [product, "float32", "float64", "float32"]
     assert model.projection(0)(torch.ones(1, model.shape.hidden)).dtype == torch.float32
+
+
+def test_weights_that_ask_for_gradients_get_them_in_bf16():
+    model = tiny("bert", dtype=torch.float32)
+    weight, one = model.projection(0).weight.requires_grad_(True), batch([5, 5])
+    with bf16_layers(model):
+        assert model.forward(one).isfinite().all()
+        (found,) = torch.autograd.grad(model.forward(one).square().sum(), weight)
+    (wanted,) = torch.autograd.grad(model.forward(one).square().sum(), weight)
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), 0) > 0.99
 
 
 def test_pruning_on_a_gpu_takes_only_repeatable_operations():

@@ -21,7 +21,7 @@ KEYS = {
     "protocol data calibration dense pruned prune latency seconds machine software",
     "data": "train validation source",
     "calibration": "sampler examples tokens batch sha256",
-    "dense": "score metrics flops params checkpoint expected",
+    "dense": "score metrics flops params checkpoint expected base",
     "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
     "latency": "plan headline grid notes table limits rounding",
@@ -37,9 +37,8 @@ def run_of(**changes):
     plans = CalibrationPlan("tokens", 100, None, 32), LatencyPlan("quick")
     keys = Keys("flops", 0.5, 0, *plans, "cpu", "fp32", None, None, Recover(), 1, None, "r", False)
     fields = {"lambda_rep": 2.5e-4}
-    run = Run(
-        "kprune", "methods.kprune.KPrune", fields, False, "pairs", TASK, "small", Model(arch_of("bert")), keys, "cpu", 2, "python -m bench"
-    )
+    target, model = "methods.kprune.KPrune", Model(arch_of("bert"))
+    run = Run("kprune", target, fields, False, False, "pairs", TASK, "small", model, keys, "cpu", 2, "python -m bench")
     return replace(run, **changes)
 
 
@@ -57,6 +56,11 @@ def test_every_key_is_there_from_the_start():
     entry = record.blank(run_of(), DATA, PROTOCOL)
     for section, names in KEYS.items():
         assert list(entry[section] if section else entry) == names.split(), section or "record"
+
+
+def test_a_method_that_starts_from_the_base_is_told_by_its_weights():
+    ids = {record.run_id(run_of(), "c" * 64, PROTOCOL, None, base) for base in (None, "a" * 64, "b" * 64, {"hidden_size": 8})}
+    assert len(ids) == 4
 
 
 def test_the_id_is_the_meaning_of_the_run():
@@ -218,7 +222,7 @@ def test_committed_records_are_whole():
     for entry in loaded.records:
         for section, names in KEYS.items():
             there = set(entry.record[section] if section else entry.record)
-            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256"}  # came after the first records
+            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base"}  # came after the first records
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())

@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
@@ -448,3 +450,39 @@ def test_a_task_without_label_words_is_skipped(bench):
     done = bench("method=smp", *SMALL[:-1], "task.label_words=[several tokens, b]")
     assert done.returncode == 0
     assert "label word 'several tokens' is no single token" in done.stdout
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_told_at_once(bench):
+    assert "accumulate=3: the batch of 32 is divided by it" in bench("method=movement", *SMALL, "accumulate=3").stderr
+    done = bench("method=magnitude", *SMALL[:-1], env={"WORLD_SIZE": "2"})
+    assert "magnitude does not train: run it in one process" in done.stderr
+
+
+def test_an_unlabelled_train_split_is_enough_for_methods_without_labels(bench, shared, tmp_path):
+    """The dense model is there; what needs labels is skipped with the reason, the others run."""
+    first = bench("method=dense", *SMALL[:-1], "ratio=0")
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "data" / "mrpc"
+    folder.mkdir(parents=True)
+    table = pq.read_table(shared / "data" / "mrpc" / "train.parquet")
+    empty = table.set_column(2, "label", pa.array([None] * len(table), pa.int64()))
+    pq.write_table(empty, folder / "train.parquet")
+    pq.write_table(pq.read_table(shared / "data" / "mrpc" / "validation.parquet"), folder / "validation.parquet")
+    there = {"BENCH_DATA": str(tmp_path / "data")}
+    source = json.loads(next((tmp_path / "results").glob("*/*/record.json")).read_text())["dense"]["checkpoint"]["source"]
+    (tuned,) = (shared / "cache" / "tuned").glob(f"{source.removeprefix('tuned:')}*")
+    for words, status in (("method=kprune", "ok"), ("method=kwon", "skipped"), ("method=kprune recover.epochs=1", "skipped")):
+        done = bench(*words.split(), *SMALL[:-1], f"model.path={tuned}", env=there)
+        assert done.returncode == 0, done.stderr
+        newest = max((tmp_path / "results").glob("*/*/record.json"), key=lambda path: path.stat().st_mtime_ns)
+        record = json.loads(newest.read_text())
+        assert record["status"] == status, record["reason"]
+        assert status == "ok" or "needs labels, and train has none" in record["reason"]
+    assert "no dense checkpoint" in bench("method=kprune", *SMALL[:-1], "task.tuning.epochs=9", env=there).stderr
+
+
+def test_rounds_that_want_back_what_is_gone_say_so(bench, tmp_path):
+    done = bench("method=random", *SMALL[:-1], "recover.epochs=1", "recover.rounds=3")
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "results").glob("*/*/record.json")
+    assert any("its units were gone before" in note for note in json.loads(file.read_text())["prune"]["notes"])
