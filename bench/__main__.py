@@ -133,6 +133,13 @@ def _neighbours(key: str, words: list[str]) -> tuple[str, list[str]]:
     return last, [name for name in map(str, node) if not name.startswith("_")] if isinstance(node, DictConfig) else []
 
 
+def _with_fields_of_all(words: list[str]) -> list[str]:
+    """A multirun's words, so that `method=a,b method.field=1` works: Hydra composes it once with the default method, which need not
+    have the field, before it composes the cells, where it is checked."""
+    swept = [group for group in GROUPS if any(re.match(rf"{group}=.*[,(]", word) for word in words)]
+    return [f"++{word}" if word.partition("=")[0].partition(".")[0] in swept and "." in word.partition("=")[0] else word for word in words]
+
+
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; python -m bench --help shows what there is")
 
@@ -148,7 +155,8 @@ def main() -> int:
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]
         flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
-        sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # argparse wants them first
+        words = [word for word in sys.argv[1:] if word not in flags]
+        sys.argv[1:] = flags + (_with_fields_of_all(words) if flags else words)  # argparse wants them first
         parser.parse_args()
         _job()
         if _outcomes and isinstance(_outcomes[0], Exception):

@@ -48,7 +48,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     checks.check_model(names["model"], model)
     checks.check_method_fields(names["method"], fields, reference)
     keys.unit = checks.unit_of(names["method"], keys, fields.pop("_unit_", None))
-    told = [word for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
+    told = [word.removeprefix("++") for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
     target = fields.pop("_target_")
     return Run(
         method=names["method"],

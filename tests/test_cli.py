@@ -218,6 +218,16 @@ def test_a_sweep_removes_only_what_it_made(bench, tmp_path):
     assert not new.exists()
 
 
+def test_a_sweep_of_methods_may_set_a_field_that_the_default_method_lacks(bench, tmp_path):
+    done = bench("-m", "method=magnitude,wanda-sp", "method.allocation=global", *SMALL)
+    assert done.returncode == 0, done.stderr
+    commands = [entry.record["command"] for entry in results(tmp_path).records]
+    assert len(commands) == 2
+    assert all(" method.allocation=global" in command for command in commands)
+    wrong = bench("-m", "method=magnitude,wanda-sp", "method.allocatio=global", *SMALL)
+    assert "has no field 'allocatio'; did you mean 'allocation'" in wrong.stdout + wrong.stderr
+
+
 def test_a_sweep_without_a_cell_says_so(bench):
     done = bench("-m", "seed=range(0,0)", *SMALL)
     assert done.returncode == 1
