@@ -59,6 +59,12 @@ def load() -> pd.DataFrame:
     return table.assign(error=table.error.str.extract(r"(\d+\.?\d*)", expand=False).astype("Float64"))
 
 
+def most_saved() -> float:
+    """How many times less than retraining-based pruning K-prune is said to cost at most."""
+    rows = load()
+    return float(rows[rows.metric == "pruning cost ratio (x lower)"].score.max())
+
+
 def curves(task: str, method: str | None = None, model: str = "BERT-base") -> pd.DataFrame:
     """The published accuracies that may be drawn beside ours, over the share of FLOPs removed; rows as in `load`.
 
