@@ -141,7 +141,7 @@ def check_processes(run: Run) -> None:
         raise UserError(f"{run.method} does not train: run it in one process, without torchrun")
     if trains and batch % (run.keys.accumulate * world):
         shared = f" times {world} processes" * (world > 1)
-        raise UserError(f"accumulate={run.keys.accumulate}{shared}: the batch of {batch} is divided by it, without a rest")
+        raise UserError(f"accumulate={run.keys.accumulate}{shared}: it has to divide the batch of {batch}")
 
 
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:

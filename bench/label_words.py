@@ -111,7 +111,7 @@ def tokens(tokenizer: Any, words: Sequence[str] | None, outputs: int) -> list[in
     for word, ids in found.items():
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             pieces = " ".join(tokenizer.convert_ids_to_tokens(ids))
-            raise Skip(f"label word {word!r} is no single token of this model's vocabulary but {pieces}: choose another")
+            raise Skip(f"label word {word!r} is no single token of this model's vocabulary but {pieces}: choose task.label_words anew")
     ids = [ids[0] for ids in found.values()]
     if len(set(ids)) != outputs:
         raise Skip(f"label_words {', '.join(words)}: this model's vocabulary does not tell them apart")

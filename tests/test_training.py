@@ -453,7 +453,7 @@ def test_a_task_without_label_words_is_skipped(bench):
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_told_at_once(bench):
-    assert "accumulate=3: the batch of 32 is divided by it" in bench("method=movement", *SMALL, "accumulate=3").stderr
+    assert "accumulate=3: it has to divide the batch of 32" in bench("method=movement", *SMALL, "accumulate=3").stderr
     done = bench("method=magnitude", *SMALL[:-1], env={"WORLD_SIZE": "2"})
     assert "magnitude does not train: run it in one process" in done.stderr
 
