@@ -137,7 +137,7 @@ def _with_fields_of_all(words: list[str]) -> list[str]:
     """A multirun's words, so that `method=a,b method.field=1` works: Hydra composes it once with the default method, which need not
     have the field, before it composes the cells, where it is checked."""
     swept = [group for group in GROUPS if any(re.match(rf"{group}=.*[,(]", word) for word in words)]
-    return [f"++{word}" if word.partition("=")[0].partition(".")[0] in swept and "." in word.partition("=")[0] else word for word in words]
+    return [f"++{word}" if word.startswith(tuple(f"{group}." for group in swept)) else word for word in words]
 
 
 def _refuse(message: str) -> NoReturn:

@@ -136,12 +136,10 @@ def unit_of(name: str, keys: Keys, own: Any) -> str:
 
 def check_processes(run: Run) -> None:
     """Several processes train, and share every update evenly."""
-    trains, world, batch = run.trains or run.recover, processes.world(), run.model.tuning.batch
-    if world > 1 and not trains:
+    if run.trains or run.recover:
+        processes.share(run.model.tuning.batch, run.keys.accumulate)
+    elif processes.world() > 1:
         raise UserError(f"{run.method} does not train: run it in one process, without torchrun")
-    if trains and batch % (run.keys.accumulate * world):
-        shared = f" times {world} processes" * (world > 1)
-        raise UserError(f"accumulate={run.keys.accumulate}{shared}: it has to divide the batch of {batch}")
 
 
 def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:

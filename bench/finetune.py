@@ -118,7 +118,7 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
         work,
         steps,
         run.device,
-        per_device_train_batch_size=recipe.batch // processes.world(),
+        per_device_train_batch_size=processes.share(recipe.batch),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=int(recipe.warmup * steps),

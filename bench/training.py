@@ -176,15 +176,11 @@ class Training:
             raise UserError(f"cannot write {self.folder}: {error.strerror}; {where}") from error
 
     def _arguments(self, steps: int, batch: int, work: Path) -> TrainingArguments:
-        each, rest = divmod(batch, self.accumulate * processes.world())
-        if rest:
-            shared = f"accumulate={self.accumulate} in {processes.world()} processes"
-            raise UserError(f"{shared}: a batch of {batch} is divided by both, without a rest")
         return arguments(
             work,
             steps,
             self.device,
-            per_device_train_batch_size=each,
+            per_device_train_batch_size=processes.share(batch, self.accumulate),
             gradient_accumulation_steps=self.accumulate,
             bf16=self.bf16,
             seed=self.seed,
