@@ -1,6 +1,7 @@
 """PrunableModel: a transformers model seen as sub-layers and units, through conf/arch."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from bench.config import Arch
 from bench.masks import Masks, Shape
 from bench.packing import NOT_INPUTS, Batch, Context, Probe
 
+SHORT = 96  # tokens up to which attention is computed by plain products on a CPU
 NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 
@@ -98,7 +100,7 @@ class PrunableModel:
         )
         if hidden.device.type == "cpu":  # whose bfloat16 kernel takes three times as long backwards as float32's
             query, key, value = widened(query), widened(key), widened(value)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.attend(query.dtype))
+        mixed = attention(query, key, value, context.attend(query.dtype))
         return context.pack(mixed.transpose(1, 2).flatten(2)), hidden
 
     def close(self, sublayer: int, stream: Tensor) -> Tensor:
@@ -190,6 +192,19 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(QKᵀ / sqrt(head_dim) + bias) V [B, H, T, head_dim]; `bias` as in torch's scaled_dot_product_attention.
+
+    On a CPU its kernel, made for long sequences, takes up to twice as long on short ones as the plain products.
+    """
+    if query.device.type != "cpu" or query.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    scores = query / math.sqrt(query.shape[3]) @ key.transpose(2, 3)
+    if bias is not None:
+        scores = scores.masked_fill_(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
+    return scores.softmax(-1) @ value
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from bench.contract import FAMILIES, batch, tiny
 from bench.half import bf16_layers
 from bench.masks import Masks
-from bench.model import inputs_of
+from bench.model import NEVER, SHORT, attention, inputs_of
 from bench.shrink import exact_mask_error, mask_error, shrink
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
@@ -29,6 +30,23 @@ def test_the_pieces_compose_to_the_model(family, inputs):
         model = tiny(family, dtype=dtype)
         difference = (composed(model, inputs) - model(inputs)).abs().max()
         assert difference < limit * max(1, model(inputs).abs().max())
+
+
+@pytest.mark.parametrize("tokens", [5, SHORT, SHORT + 1])
+@pytest.mark.parametrize("bias", ["none", "mask", "numbers"])
+def test_attention_is_torchs_whatever_the_length(tokens, bias):
+    """Both ways on a CPU, with their gradients."""
+    generator = torch.Generator().manual_seed(tokens)
+    query, key, value = (torch.randn(3, 2, tokens, 4, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3))
+    real = torch.arange(tokens) < torch.tensor([tokens, tokens // 2, 1])[:, None]
+    numbers = torch.randn(1, 2, tokens, tokens, dtype=torch.float64, generator=generator)
+    added = {"none": None, "mask": real[:, None, None], "numbers": numbers.masked_fill(~real[:, None, None], NEVER)}[bias]
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+    found = attention(query, key, value, added)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weights = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    gradients = [torch.autograd.grad((one * weights).sum(), (query, key, value)) for one in (found, expected)]
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
