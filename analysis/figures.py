@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from analysis import published, style, tables
 from analysis.frame import Frame
@@ -47,7 +46,7 @@ def accuracy_against_time(frame: Frame, machine: str) -> Drawn | None:
             ylabel=_score_label(group),
             title=f"{_title(key[:3])}\n{100 * key[3]:g} % of the FLOPs removed",
         )
-        one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        style.plain_log(one.xaxis)
     style.legend_below(figure, axes)
     return Drawn(
         "accuracy-against-time",
@@ -161,9 +160,8 @@ def speedup_against_bound(frame: Frame, machine: str) -> Drawn | None:
     ends = [1.0, float(found.flops_bound.max()) * 1.1]
     axes.plot(ends, ends, color="#222222", linewidth=0.8, linestyle=":", label="all that FLOPs allow")
     axes.set(xscale="log", yscale="log", xlabel="dense FLOPs over kept FLOPs", ylabel="measured speedup")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in (2, 3, 4, 6, 8) else ""))
+    style.plain_log(axes.xaxis)
+    style.plain_log(axes.yaxis)
     style.legend_below(figure, [axes], 2)
     return Drawn(
         "speedup-against-bound",

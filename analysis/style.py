@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 COLOURS = {  # Okabe and Ito's palette, and three greys and browns
     "kprune": "#0072b2",
@@ -37,6 +38,7 @@ MARKERS = {
     **dict(zip(("kprune-no-tuning", "kprune-one-shot", "kprune-every-2", "kprune-every-4"), "od8p", strict=True)),
     **dict(zip(("kprune-rep-only", "kprune-pred-only", "kprune-spare-1"), "<>h", strict=True)),
     **dict(zip(("kwon-no-tuning", "kwon-no-rearrangement", "kcm-r2", "kcm-d2"), "v^v<", strict=True)),
+    "taylor-uniform": "p",
     **dict(zip(("tp-magnitude-l1", "tp-magnitude-l2", "tp-taylor", "tp-hessian"), "ov^<", strict=True)),
     **dict(zip(("tp-lamp", "tp-fpgm", "tp-random"), ">ph", strict=True)),
     **dict(zip(("smp", "smp-l", "smp-distil", "smp-l-distil"), "<>ph", strict=True)),
@@ -84,6 +86,17 @@ def panels(count: int, width: float = 3.4, height: float = 2.8, most: int = 3) -
         figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
         axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes
+
+
+def plain_log(axis: Any) -> None:
+    """Plain numbers along a logarithmic axis; twos and fives between the powers of ten too, where it is shorter than two decades."""
+
+    def between(value: float, _: Any) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if high < 100 * low and f"{value:e}"[0] in "25" else ""
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(between))
 
 
 def dense_line(axes: Any, score: float) -> None:
