@@ -13,6 +13,7 @@ from analysis.frame import CELL, Frame, newest, scored, single_weights
 from analysis.published import most_saved
 from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
 
+HEADINGS = {"seeds": "± seeds", "examples": "± examples", "sample": "tokens (thousands)"}  # where a column's name is not enough
 WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
 
 
@@ -194,9 +195,9 @@ def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     flat.columns = pd.Index([" ".join(column).strip() if table.columns.nlevels > 1 else column for column in table.columns.tolist()])
     flat.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format="%.10g")
     shown = shaped(flat) if name == "accuracy" else flat
-    text = shown.map(_text)
+    text = shown.map(_text).rename(columns=HEADINGS)
     (folder / f"{name}.md").write_text(text.to_markdown(index=False) + "\n", encoding="utf-8")
-    latex = text.map(_latex).style.hide(axis="index").to_latex(hrules=True)
+    latex = text.map(_latex).rename(columns=_latex).style.hide(axis="index").to_latex(hrules=True)
     (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
 
@@ -205,7 +206,7 @@ def shaped(table: pd.DataFrame) -> pd.DataFrame:
     text = table.apply(_entry, axis=1) if len(table) else pd.Series(dtype="string")
     cells = table.assign(text=text).pivot(index=["task", "model", "sample", "method"], columns="ratio", values="text")
     cells.columns = [f"{ratio:g}" for ratio in cells.columns]
-    return cells.reset_index().rename(columns={"sample": "1000 tokens"})
+    return cells.reset_index()
 
 
 def _entry(row: pd.Series) -> str:

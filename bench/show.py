@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.record import Record, has_random_weights, method_label
+from bench.record import Record, has_random_weights, method_label, passes
 from bench.store import Stored
 
 
@@ -23,7 +23,7 @@ def row(record: Record) -> list[str]:
         kept = (record["latency"].get("table") or {}).get("kept")
     ok = record["status"] == "ok"
     return [
-        method_label(record),
+        method_label(record) + f" {record['precision']}" * (record["precision"] != "fp32"),
         f"{record['task']} {record['model']}" + " (random)" * has_random_weights(record),
         f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
         str(record["seed"]),
@@ -31,12 +31,13 @@ def row(record: Record) -> list[str]:
         number(pruned["score"], ".2f") if ok else record["status"],
         number(kept and 100 * kept, ".1f", " %"),
         number(prune["seconds"], ".1f", " s"),
-        number(prune["passes"], ".2f"),
+        _passes(record),
         f"{timing['speedup']:.2f} [{timing['low']:.2f}, {timing['high']:.2f}]" if timing else "-",
     ]
 
 
 HEADER = ["method", "task, model", "ratio", "seed", "dense", "pruned", "kept", "pruning", "passes", "speedup"]
+DOUBT = " ?"  # behind passes beside which something else ran
 DISPENSABLE = ["passes", "kept", "seed", "dense"]  # in this order, where a terminal is narrow
 
 
@@ -50,7 +51,7 @@ def cost_row(record: Record) -> list[str]:
         f"{record['ratio']:g}",
         str(record["calibration"]["tokens"] or "-"),
         record["precision"],
-        number(prune["passes"], ".2f"),
+        _passes(record),
         number(prune["pass_seconds"], ".1f", " s"),
         number(prune["seconds"], ".1f", " s"),
         number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
@@ -92,6 +93,11 @@ SPEED_HEADER = ["method", "model", "ratio", "batch", "as", "dense", "pruned", "s
 SPEED_DISPENSABLE = ["dense", "pruned", "FLOPs", "launch"]
 
 
+def _passes(record: Record) -> str:
+    """What pruning cost in passes, marked where the ratio cannot be trusted."""
+    return number(record["prune"]["passes"], ".2f") + DOUBT * (record["prune"]["passes"] is not None and passes(record) is None)
+
+
 def number(value: float | None, form: str, unit: str = "") -> str:
     """A number for people; - where there is none."""
     return "-" if value is None else f"{value:{form}}{unit}"
@@ -118,6 +124,8 @@ def print_table(rows: list[list[str]], header: list[str], dispensable: list[str]
     for cells in rows:
         table.add_row(*(cells[i] for i in shown))
     Console(width=width, highlight=False, markup=False).print(table)
+    if any(cells[i].endswith(DOUBT) for cells in rows for i in shown):
+        print(f"{DOUBT.strip()} the machine had other work too: what pruning cost cannot be trusted")
     if left_out:
         print(f"left out, this terminal is narrow: {', '.join(left_out)}")
 

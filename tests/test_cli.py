@@ -390,8 +390,19 @@ def test_a_method_of_ones_own_as_the_docs_show(bench, tmp_path):
     assert "unknown key 'method.slop'; did you mean 'slope'?" in wrong.stderr
 
 
-def test_a_task_of_ones_own_as_the_docs_show(bench, tmp_path):
+def test_a_method_of_ones_own_that_trains_as_the_docs_show(bench, tmp_path):
     command = from_docs(tmp_path)[1]
+    assert "'hydra.searchpath=[file://mine/conf]' method=largest-trained ratio=0.5" in command
+    words = ["hydra.searchpath=[file://mine/conf]", "method=largest-trained", "method.epochs=0.1", "ratio=0.5", *SMALL]
+    done = bench(*words, env={"PYTHONPATH": f"{ROOT}:mine"})
+    assert done.returncode == 0, done.stderr
+    (entry,) = results(tmp_path).records
+    assert entry.record["unit"] == "weights"
+    assert 0.49 < entry.record["pruned"]["weights_kept"] <= 0.5
+
+
+def test_a_task_of_ones_own_as_the_docs_show(bench, tmp_path):
+    command = from_docs(tmp_path)[2]
     assert "BENCH_DATA=mine/data python -m bench 'hydra.searchpath=[file://mine/conf]' task=headlines" in command
     folder = tmp_path / "mine" / "data" / "headlines"
     folder.mkdir(parents=True)

@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from analysis import changes, choose, frame, tables
-from bench import store
+from bench import show, store
 from bench.errors import UserError
+from bench.record import OTHER_WORK
 from tests.test_store import made
 
 GOLD = np.arange(400) % 2
@@ -143,6 +144,27 @@ def test_tables_are_written_the_same_twice_and_escaped(tmp_path):
     assert r"my\_method" in latex
     assert r"\textbf{80.00}" in latex
     assert pd.read_csv(tmp_path / "a" / "accuracy.csv").score.tolist() == [50.0, 80.0]
+
+
+def test_every_latex_table_escapes_its_underscores_headings_too(tmp_path):
+    found = framed(entry(tmp_path, method="a_b"), entry(tmp_path, method="a_b", seed=1))
+    for name, table in tables.all_tables(found, "test-2c"):
+        if table.empty:
+            continue
+        tables.write(table, tmp_path, name)
+        assert "_" not in (tmp_path / f"{name}.tex").read_text(encoding="utf-8").replace(r"\_", "")
+    assert "peak" in (tmp_path / "cost.tex").read_text(encoding="utf-8")
+
+
+def test_shown_passes_are_marked_where_other_work_ran(tmp_path, capsys):
+    quiet, disturbed = entry(tmp_path / "a"), entry(tmp_path / "b", seed=1)
+    disturbed.record["prune"]["notes"] = [f"{OTHER_WORK}: 0.50 per core"]
+    show.show([quiet])
+    assert "?" not in capsys.readouterr().out
+    show.show([quiet, disturbed])
+    out = capsys.readouterr().out
+    assert out.count("2.00 ?") == 1
+    assert "? the machine had other work too" in out
 
 
 def test_choose_names_what_reaches_a_speedup_best_score_first(tmp_path):
