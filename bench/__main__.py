@@ -35,6 +35,9 @@ def _job(cfg: DictConfig) -> None:
 
     job = HydraConfig.get()
     overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)  # type: ignore[assignment]
+    name = " ".join(word.lstrip("+") for word in overrides)
+    if job.mode == RunMode.MULTIRUN:
+        sweep.announce(job.job.num, name)
     try:
         outcome = _run(cfg, job, overrides)
     except Exception as error:
@@ -43,7 +46,7 @@ def _job(cfg: DictConfig) -> None:
             return
         outcome = Outcome("refused", None, explain(error, overrides))
     if job.mode == RunMode.MULTIRUN:
-        sweep.note(job.sweep.dir, job.job.num, " ".join(overrides), outcome)
+        sweep.note(job.sweep.dir, job.job.num, name, outcome)
         return
     _outcomes.append(outcome)
     if outcome.folder:

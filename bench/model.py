@@ -15,7 +15,7 @@ from bench.config import Arch
 from bench.masks import Masks, Shape
 from bench.packing import NOT_INPUTS, Batch, Context, Probe
 
-SHORT = 96  # tokens up to which attention is computed by plain products on a CPU
+SHORT = 64  # tokens up to which attention is computed by plain products on a CPU
 NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 

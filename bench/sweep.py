@@ -1,17 +1,26 @@
 """What a multirun needs beside its cells: notes of how each ended, and one table over all of them at the end."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from bench import show, store
 from bench.cell import Outcome
+from bench.stages import say
 
 _running: "Sweep | None" = None
+
+
+def announce(job: int, name: str) -> None:
+    """Say which cell begins, and of how many where they run in this process."""
+    say(f"cell {job + 1}{f' of {_running.cells}' if _running else ''}: {name}")
 
 
 def note(folder: str, job: int, name: str, outcome: Outcome) -> None:
@@ -31,6 +40,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember where the cells leave word."""
         global _running
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        words = parser.parse_overrides(list(config.hydra.overrides.task))
+        self.cells = math.prod(sum(1 for _ in word.sweep_iterator()) for word in words if word.is_discrete_sweep())
         self.folder = Path(config.hydra.sweep.dir)
         self.was_there = self.folder.exists()
         self.before = {path: path.stat().st_mtime_ns for path in self.folder.glob("cell-*.json")}

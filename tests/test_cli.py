@@ -221,11 +221,17 @@ def test_a_sweep_removes_only_what_it_made(bench, tmp_path):
 def test_a_sweep_of_methods_may_set_a_field_that_the_default_method_lacks(bench, tmp_path):
     done = bench("-m", "method=magnitude,wanda-sp", "method.allocation=global", *SMALL)
     assert done.returncode == 0, done.stderr
+    assert "cell 2 of 2: method=wanda-sp method.allocation=global " in done.stderr
     commands = [entry.record["command"] for entry in results(tmp_path).records]
     assert len(commands) == 2
     assert all(" method.allocation=global" in command for command in commands)
     wrong = bench("-m", "method=magnitude,wanda-sp", "method.allocatio=global", *SMALL)
     assert "has no field 'allocatio'; did you mean 'allocation'" in wrong.stdout + wrong.stderr
+
+
+def test_a_sweep_counts_the_cells_of_ranges_and_patterns(bench):
+    done = bench("-m", "method=glob(kwon-no-*)", "seed=range(0,3)", "ratio=2", "task=mrpc")
+    assert "cell 6 of 6: " in done.stderr
 
 
 def test_a_sweep_without_a_cell_says_so(bench):
