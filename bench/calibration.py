@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
-MICRO_TOKENS = {"cpu": 512, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
+MICRO_TOKENS = {"cpu": 384, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
 
 
 @dataclass(frozen=True)
