@@ -35,9 +35,6 @@ def _job(cfg: DictConfig) -> None:
 
     job = HydraConfig.get()
     overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)  # type: ignore[assignment]
-    name = " ".join(word.lstrip("+") for word in overrides)
-    if job.mode == RunMode.MULTIRUN:
-        sweep.announce(job.job.num, name)
     try:
         outcome = _run(cfg, job, overrides)
     except Exception as error:
@@ -46,7 +43,7 @@ def _job(cfg: DictConfig) -> None:
             return
         outcome = Outcome("refused", None, explain(error, overrides))
     if job.mode == RunMode.MULTIRUN:
-        sweep.note(job.sweep.dir, job.job.num, name, outcome)
+        sweep.note(job.sweep.dir, job.job.num, overrides, outcome)
         return
     _outcomes.append(outcome)
     if outcome.folder:
@@ -55,11 +52,15 @@ def _job(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
+    from bench import sweep
     from bench.cell import resolve, run_cell
 
+    many = job.mode == RunMode.MULTIRUN
     choices = {group: job.runtime.choices.get(group) for group in GROUPS}
     run = resolve(cfg, choices, _method_yaml(job, choices["method"]), overrides)
-    return run_cell(run, many=job.mode == RunMode.MULTIRUN)
+    if many:
+        sweep.announce(job.job.num, overrides)
+    return run_cell(run, many)
 
 
 def _method_yaml(job: Any, name: str | None) -> dict[str, Any]:

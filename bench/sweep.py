@@ -18,14 +18,19 @@ from bench.stages import say
 _running: "Sweep | None" = None
 
 
-def announce(job: int, name: str) -> None:
-    """Say which cell begins, and of how many where they run in this process."""
-    say(f"cell {job + 1}{f' of {_running.cells}' if _running else ''}: {name}")
+def announce(job: int, overrides: list[str]) -> None:
+    """Say which cell begins, where several run in this process."""
+    if _running and _running.cells > 1:
+        say(f"cell {job + 1} of {_running.cells}: {_name(overrides)}")
 
 
-def note(folder: str, job: int, name: str, outcome: Outcome) -> None:
+def _name(overrides: list[str]) -> str:
+    return " ".join(word.lstrip("+") for word in overrides)
+
+
+def note(folder: str, job: int, overrides: list[str], outcome: Outcome) -> None:
     """Leave word of a cell's end in the multirun's folder, which launchers share between their processes."""
-    facts = {"name": name, "status": outcome.status, "folder": str(outcome.folder or ""), "reason": outcome.reason}
+    facts = {"name": _name(overrides), "status": outcome.status, "folder": str(outcome.folder or ""), "reason": outcome.reason}
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / f"cell-{job:06d}.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -230,8 +230,10 @@ def test_a_sweep_of_methods_may_set_a_field_that_the_default_method_lacks(bench,
 
 
 def test_a_sweep_counts_the_cells_of_ranges_and_patterns(bench):
-    done = bench("-m", "method=glob(kwon-no-*)", "seed=range(0,3)", "ratio=2", "task=mrpc")
-    assert "cell 6 of 6: " in done.stderr
+    done = bench("-m", "method=glob([rando*,magnitud?])", "seed=range(0,2)", *SMALL)
+    assert "cell 4 of 4: " in done.stderr
+    alone = bench("-m", "method=random", "seed=0", *SMALL)
+    assert "cell" not in alone.stderr
 
 
 def test_a_sweep_without_a_cell_says_so(bench):
