@@ -1,6 +1,5 @@
 """Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +12,10 @@ from bench.packing import Context
 
 
 class States:
-    """The hidden state of every micro-batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers.
+    """The hidden state of every micro-batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers."""
 
-    All lie in one block of memory and are written over: many tensors of many sizes that come and go would leave it full of holes.
-    """
-
-    def __init__(self, hidden: Sequence[Tensor], contexts: list[Context]) -> None:
-        self.hidden = _in_one_block(hidden)
+    def __init__(self, hidden: list[Tensor], contexts: list[Context]) -> None:
+        self.hidden = hidden
         self.contexts = contexts
 
     @classmethod
@@ -38,16 +34,12 @@ class States:
         return cls(hidden, contexts)
 
     def fork(self) -> "States":
-        """A copy, to be advanced on its own."""
-        return States(self.hidden, self.contexts)
-
-    def put(self, i: int, hidden: Tensor) -> None:
-        """Write over a micro-batch's state."""
-        self.hidden[i].copy_(hidden)
+        """The same states, to be advanced on their own; nothing is copied."""
+        return States(list(self.hidden), self.contexts)
 
     def narrow(self) -> None:
         """To the first tokens of the examples."""
-        self.hidden = _in_one_block([hidden[context.first] for hidden, context in zip(self.hidden, self.contexts, strict=True)])
+        self.hidden = [hidden[context.first] for hidden, context in zip(self.hidden, self.contexts, strict=True)]
         self.contexts = [context.narrowed() for context in self.contexts]
 
     @torch.no_grad()
@@ -55,11 +47,7 @@ class States:
         """By one sub-layer, its columns multiplied by the factors [columns] where there are any."""
         with model.masked({} if factors is None else {sublayer: factors}):
             for i, context in enumerate(self.contexts):
-                self.put(i, model.sublayer(sublayer, self.hidden[i], context)[2])
-
-
-def _in_one_block(hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return torch.split_with_sizes(torch.cat(tuple(hidden)), [len(one) for one in hidden])
+                self.hidden[i] = model.sublayer(sublayer, self.hidden[i], context)[2]
 
 
 def factors_of(model: PrunableModel, sublayer: int, units: Any) -> Tensor:
