@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
-MICRO_TOKENS = {"cpu": 384, "cuda": 8192}  # real tokens of a micro-batch: what a cache holds, what fills a GPU
+CPU_TOKENS = 384  # real tokens of a micro-batch, which a cache holds
+GPU_TOKENS, GPU_GIB, GPU_MOST = 8192, 16, 4  # so many for each of so many GiB of a GPU, at most four times
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,21 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
     labels = examples.labels(rows) if examples.split.labelled else None
     starts = range(0, len(rows), plan.batch)
     batches = [encoder.batch(taken[i : (j := i + plan.batch)], None if labels is None else labels[i:j], device) for i in starts]
-    parts = grouped(batches, MICRO_TOKENS["cuda" if device == "cuda" else "cpu"])
+    parts = grouped(batches, micro_tokens(device))
     content = hashlib.sha256(rows.astype("<i8").tobytes())
     for example in taken:
         content.update(np.asarray(example["input_ids"], "<i8").tobytes())
     tokens = sum(len(example["input_ids"]) for example in taken)
     return Calibration(batches, parts, rows, tokens, task.kind, content.hexdigest(), np.random.default_rng(seed))
+
+
+def micro_tokens(device: str) -> int:
+    """Real tokens of a micro-batch: few enough for a CPU's cache; on a GPU, which waits for its processor to issue operators, as
+    many as leave half of its memory free with the widest models of base size."""
+    if device != "cuda":
+        return CPU_TOKENS
+    gib = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return GPU_TOKENS * min(max(int(gib // GPU_GIB), 1), GPU_MOST)
 
 
 def legacy_rows(rows: int, count: int, seed: int) -> Rows:

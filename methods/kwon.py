@@ -61,22 +61,24 @@ def rearrange(mask: Floats, gradients: Floats) -> Floats:
     """Exchange pruned units of one layer greedily so that the squared norm of their summed gradients gets small.
 
     mask [units], gradients [batches, units]. Units enter the pruned set in ascending order of importance; each time the
-    one leaves whose removal leaves the smallest ‖Σ g‖² (section 4.2, with the running products Gᵀ Σ g).
+    one leaves whose removal leaves the smallest ‖Σ g‖² (section 4.2). Σ is kept, not
+    the products of all units with one another: they are many, and few are asked for.
     """
     pruned = int((mask == 0).sum())
     if pruned in (0, len(mask)):
         return mask.copy()
-    gram = gradients.T @ gradients
-    squares = gram.diagonal().copy()
+    squares = np.square(gradients).sum(0)
     order = np.argsort(squares, kind="stable")
     members = np.append(order[:pruned], -1)  # in order of entry, so that the first of equals leaves; a place for the next
-    along = gram[members[:-1]].sum(0)  # <g_u, sum over the set> for every unit u
+    of_unit = np.ascontiguousarray(gradients.T)
+    total = of_unit[members[:-1]].sum(0)  # Σ over the set, per batch
     for unit in order[pruned:]:
         members[-1] = unit
-        along += gram[unit]
+        total += of_unit[unit]
+        along = total @ gradients  # <g_u, Σ> for every unit u
         rest = squares[members] - 2 * along[members]  # ‖Σ - g_u‖² without the constant ‖Σ‖²
         i = int(np.argmin(rest))
-        along -= gram[members[i]]
+        total -= of_unit[members[i]]
         members[i:-1] = members[i + 1 :]
     result = np.ones_like(mask)
     result[members[:-1]] = 0.0

@@ -1,5 +1,7 @@
 """The sample of a (task, seed), and batches."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,14 @@ def test_tokens_cuts_a_permutation_where_enough_are_reached(loaded):
     assert sample.tokens - last < 1500 <= sample.tokens
     assert sample.tokens == sum(int(batch["attention_mask"].sum()) for batch in sample.batches)
     assert [len(batch["input_ids"]) for batch in sample.batches[:-1]] == [32] * (len(sample.batches) - 1)
+
+
+@pytest.mark.parametrize(("gib", "tokens"), [(11, 8192), (23.6, 8192), (39.4, 16384), (79.1, 32768), (139.7, 32768)])
+def test_a_gpus_micro_batches_grow_with_its_memory(monkeypatch, gib, tokens):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib * 2**30))
+    assert calibration.micro_tokens("cuda") == tokens
+    assert calibration.micro_tokens("cpu") < 1000
 
 
 def test_all_of_train_where_it_is_smaller(loaded):
