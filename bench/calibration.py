@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
-CPU_TOKENS = 384  # real tokens of a micro-batch, which a cache holds
+CPU_TOKENS = 256  # real tokens of a micro-batch, which a cache holds
 GPU_TOKENS, GPU_GIB, GPU_MOST = 8192, 16, 4  # so many for each of so many GiB of a GPU, at most four times
 
 

@@ -247,7 +247,7 @@ def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: Sta
     for i, context in enumerate(student.contexts):
         x, residual = model.features(s, teacher.hidden[i], context)
         stream = residual + projection(x)
-        teacher.hidden[i] = model.close(s, stream)
+        teacher.hidden[i].copy_(model.close(s, stream))
         x, residual = model.features(s, student.hidden[i], context)
         kept = x.index_select(1, columns).double()
         wanted = (stream - residual - projection.bias).double()

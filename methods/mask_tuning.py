@@ -81,7 +81,7 @@ def normal_equations(
         x, residual = model.features(s, teacher.hidden[i], context)
         masked = residual + projection(x * teacher_factors)
         wanted = (residual + projection(x) if unmasked else masked) - projection.bias
-        teacher.hidden[i] = model.close(s, masked)
+        teacher.hidden[i].copy_(model.close(s, masked))
         x, residual = model.features(s, student.hidden[i], context)
         features, wanted = x.index_select(1, columns).double(), (wanted - residual).double()
         add_gram(gram, features)

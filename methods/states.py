@@ -12,7 +12,10 @@ from bench.packing import Context
 
 
 class States:
-    """The hidden state of every micro-batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers."""
+    """The hidden state of every micro-batch [tokens, d] below one sub-layer; it grows with the tokens, not with the layers.
+
+    States are written over where they lie: new ones beside the graph of a measurement would leave the heap full of holes.
+    """
 
     def __init__(self, hidden: list[Tensor], contexts: list[Context]) -> None:
         self.hidden = hidden
@@ -34,8 +37,8 @@ class States:
         return cls(hidden, contexts)
 
     def fork(self) -> "States":
-        """The same states, to be advanced on their own; nothing is copied."""
-        return States(list(self.hidden), self.contexts)
+        """A copy of the states, to be advanced on its own."""
+        return States([hidden.clone() for hidden in self.hidden], self.contexts)
 
     def narrow(self) -> None:
         """To the first tokens of the examples."""
@@ -47,7 +50,7 @@ class States:
         """By one sub-layer, its columns multiplied by the factors [columns] where there are any."""
         with model.masked({} if factors is None else {sublayer: factors}):
             for i, context in enumerate(self.contexts):
-                self.hidden[i] = model.sublayer(sublayer, self.hidden[i], context)[2]
+                self.hidden[i].copy_(model.sublayer(sublayer, self.hidden[i], context)[2])
 
 
 def factors_of(model: PrunableModel, sublayer: int, units: Any) -> Tensor:
