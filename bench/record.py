@@ -172,7 +172,7 @@ def software(run: Run) -> dict[str, Any]:
     commit, dirty = _commit()
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
         "prunebench": bench.__version__,
         "commit": commit,
         "dirty": dirty,

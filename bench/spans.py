@@ -5,6 +5,7 @@ for encoders (Devlin et al. 2019; transformers' run_qa): contexts are cut into o
 best pair of one of the `best` starts and one of the `best` ends of a window that lies in the context and is not too long.
 """
 
+import importlib.metadata
 import re
 import string
 from collections import Counter
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench import config
 from bench.data import Split
+from bench.errors import UserError
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -24,14 +26,22 @@ OUTSIDE = -1  # offset of a token that is not of the context
 MOST_OF_QUESTION = 64  # tokens of a question that are read (Devlin et al. 2019)
 SPECIAL = 4  # tokens that a pair may be given beside its own
 CHUNK = 256  # windows whose pairs are looked at together
+LOSE_TAILS = ("0.23.1", "0.23.2")  # tokenizers whose overflowing tokens end too early (huggingface/tokenizers#2091)
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Windows:
     """The windows of a split's questions, tokenised at once. `question[w]` is the row that window w belongs to,
-    `offsets[w]` [tokens, 2] the characters of the context that each token covers."""
+    `offsets[w]` [tokens, 2] the characters of the context that each token covers.
+
+    Raises:
+        UserError: this version of tokenizers would lose the ends of long contexts.
+    """
 
     def __init__(self, tokenizer: Any, inputs: Sequence[str], max_length: int, plan: config.Windows, split: Split) -> None:
+        version = importlib.metadata.version("tokenizers")
+        if version in LOSE_TAILS:
+            raise UserError(f"tokenizers {version} loses the ends of long contexts; install 0.23.3 or newer")
         questions, self.contexts = split.texts
         questions, longest = _shortened([question.lstrip() for question in questions], tokenizer, min(MOST_OF_QUESTION, max_length // 3))
         coded = tokenizer(

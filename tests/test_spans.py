@@ -74,6 +74,13 @@ def test_windows_cover_the_context_and_answers_stand_where_labels_say(encoder, s
         assert {c for c, letter in enumerate(windows.contexts[row]) if letter != " "} <= covered
 
 
+@pytest.mark.parametrize("version", ["0.23.1", "0.23.2"])
+def test_versions_of_tokenizers_that_lose_the_ends_of_contexts_are_refused(monkeypatch, encoder, split, version):
+    monkeypatch.setattr(spans.importlib.metadata, "version", lambda name: version)
+    with pytest.raises(UserError, match=f"tokenizers {version} loses the ends of long contexts"):
+        encoder.examples(split)
+
+
 def literal_answer(windows, logits, row, unanswerable):
     """As transformers' run_qa does it, spelt out."""
     predictions, null = [], None

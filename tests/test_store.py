@@ -26,7 +26,7 @@ KEYS = {
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
     "latency": "plan headline grid notes table limits rounding",
     "seconds": "total dense prune shrink score latency",
-    "software": "python torch transformers prunebench commit dirty method_source",
+    "software": "python torch transformers tokenizers prunebench commit dirty method_source",
 }
 TASK = Task(["text"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
 SPLIT = Split("a" * 64, [["x"]], np.array([0]))
