@@ -24,7 +24,7 @@ UNITS = {"flops": "FLOPs", "params": "parameters"}
 FILTERS = ("task", "model", "ratio", "method")
 INKS = {"light": "#333333", "dark": "#d5d7da"}
 GRIDS = {"light": "#e4e4e4", "dark": "#3a3d42"}
-APART = 0.005  # of ratio, between methods
+APART, SPREAD = 0.005, 0.06  # of ratio: between methods, and between the first and the last at most
 MARGIN = 0.08  # of ratio, beside the lowest and the highest
 PALE = 0.45  # by how much colours are mixed with white to be seen on dark
 SHAPES = {  # style's markers as Vega names them, or as paths
@@ -473,7 +473,8 @@ def _by_cost(column: str, title: str, methods: list[str], mode: str) -> Spec:
 
 def _by_ratio(methods: list[str], ends: list[float], mode: str) -> Spec:
     """Score by the share removed, for one group at a time; what would lie on each other is set side by side."""
-    beside = f"datum.ratio + {APART} * (indexof(shown, datum.method) - (length(shown) - 1) / 2)"
+    apart = f"min({APART}, {SPREAD} / length(shown))"
+    beside = f"datum.ratio + {apart} * (indexof(shown, datum.method) - (length(shown) - 1) / 2)"
     chosen = alt.Chart(alt.NamedData("cells")).transform_filter("datum.group === group").transform_calculate(beside=beside)
     x = alt.X("beside:Q", title="share of FLOPs removed").scale(domain=ends, nice=False).axis(tickCount=5)
     colour, shape, picked = _by_method(methods, mode)
