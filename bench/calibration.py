@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
-CPU_TOKENS = 256  # real tokens of a micro-batch, which a cache holds
+CPU_TOKENS, CPU_TOKENS_WIDE, WIDE = 384, 256, 512  # real tokens of a micro-batch; fewer in models wider than this
 GPU_TOKENS, GPU_GIB, GPU_MOST = 8192, 16, 4  # so many for each of so many GiB of a GPU, at most four times
 
 
@@ -132,7 +132,7 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
     labels = examples.labels(rows) if examples.split.labelled else None
     starts = range(0, len(rows), plan.batch)
     batches = [encoder.batch(taken[i : (j := i + plan.batch)], None if labels is None else labels[i:j], device) for i in starts]
-    parts = grouped(batches, micro_tokens(device))
+    parts = grouped(batches, micro_tokens(device, encoder.hidden))
     content = hashlib.sha256(rows.astype("<i8").tobytes())
     for example in taken:
         content.update(np.asarray(example["input_ids"], "<i8").tobytes())
@@ -140,11 +140,12 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
     return Calibration(batches, parts, rows, tokens, task.kind, content.hexdigest(), np.random.default_rng(seed))
 
 
-def micro_tokens(device: str) -> int:
-    """Real tokens of a micro-batch: few enough for a CPU's cache; on a GPU, which waits for its processor to issue operators, as
-    many as leave half of its memory free with the widest models of base size."""
+def micro_tokens(device: str, hidden: int) -> int:
+    """Real tokens of a micro-batch for a model of so many hidden dimensions: few enough for a CPU's cache and, in wide models, for
+    its memory; on a GPU, which waits for its processor to issue operators, as many as leave half of its memory free with models of
+    base size."""
     if device != "cuda":
-        return CPU_TOKENS
+        return CPU_TOKENS if hidden <= WIDE else CPU_TOKENS_WIDE
     gib = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
     return GPU_TOKENS * min(max(int(gib // GPU_GIB), 1), GPU_MOST)
 

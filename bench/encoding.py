@@ -42,6 +42,7 @@ class Encoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self.hidden = int(getattr(config, arch.hidden))
             self.positions = int(config.max_position_embeddings) - arch.position_offset
             self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))
             self.inputs = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]

@@ -46,8 +46,11 @@ def test_tokens_cuts_a_permutation_where_enough_are_reached(loaded):
 def test_a_gpus_micro_batches_grow_with_its_memory(monkeypatch, gib, tokens):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib * 2**30))
-    assert calibration.micro_tokens("cuda") == tokens
-    assert calibration.micro_tokens("cpu") < 1000
+    assert calibration.micro_tokens("cuda", 768) == tokens
+
+
+def test_a_cpus_micro_batches_are_smaller_in_wide_models():
+    assert calibration.micro_tokens("cpu", 384) > calibration.micro_tokens("cpu", 768)
 
 
 def test_all_of_train_where_it_is_smaller(loaded):

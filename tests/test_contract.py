@@ -128,6 +128,8 @@ TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy",
 class Characters:
     """An encoder that needs no checkpoint: one token for every letter."""
 
+    hidden = 8
+
     def __init__(self, split):
         self.split = split
 
