@@ -16,6 +16,7 @@ torch.set_num_threads(1)
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
+HANGS = 300  # seconds after which a process is stuck, however busy the machine is
 
 
 def write_task(folder: Path, rows: int = 60, seed: int = 0) -> None:
@@ -71,6 +72,6 @@ def bench(shared, monkeypatch, tmp_path) -> Bench:
             **(env or {}),
         }
         command = [sys.executable, "-m", module, *words]
-        return subprocess.run(command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=HANGS)
 
     return run

@@ -26,7 +26,7 @@ from bench.files import CONF, digest
 from bench.masks import Masks
 from bench.model import PrunableModel, logits_of
 from bench.shrink import shrink
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 from tests.test_model import random_masks
 
 PADDED = batch([9, 4, 1, 7])
@@ -366,7 +366,7 @@ row = pq.read_table({str(shared / "data" / "mrpc" / "validation.parquet")!r}).to
 print(model(**tokenizer(row["sentence1"], row["sentence2"], return_tensors="pt")).logits.tolist())
 """
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=120)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     assert np.allclose(json.loads(done.stdout)[0], stored.arrays()["logits_pruned"][3], atol=1e-5)
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from omegaconf import OmegaConf
 
 from bench import machine, store
 from bench.files import CONF
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 
 SMALL = ["task=mrpc", "model=tiny-random", "calibration.tokens=800", "latency=none", "threads=1"]
 
@@ -343,7 +342,7 @@ def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
     (plug / "conf" / "method").mkdir(parents=True)
     (plug / "slow.py").write_text(
         "import time\nfrom dataclasses import dataclass\nfrom bench.method import Method\n@dataclass\nclass Slow(Method):\n"
-        "    def prune(self, model, calibration, budget):\n        print('now', flush=True)\n        time.sleep(60)\n"
+        "    def prune(self, model, calibration, budget):\n        print('now', flush=True)\n        time.sleep(1000)\n"
     )
     (plug / "conf" / "method" / "slow.yaml").write_text("_target_: slow.Slow\n")
     env = {**os.environ, "BENCH_DATA": str(shared / "data"), "BENCH_CACHE": str(shared / "cache")}
@@ -353,11 +352,9 @@ def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130
-    assert time.monotonic() - start < 20
     assert "random" in out
     assert "interrupted" in err
     assert "Traceback" not in err

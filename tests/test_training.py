@@ -25,7 +25,7 @@ from bench.shrink import grow, mask_error, shrink
 from bench.training import Drawn, last_checkpoint
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 from tests.test_spans import tiny_spans
 
 WORDS = "task.label_words=[a,b]"
@@ -237,7 +237,7 @@ LONG = [sys.executable, "-m", "bench", "method=smp", "method.epochs=150", *SMALL
 def uninterrupted(shared, tmp_path_factory):
     """The record of a training of 300 updates."""
     folder = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(LONG, env=environment(shared, folder), cwd=folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(LONG, env=environment(shared, folder), cwd=folder, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     return the_record(folder / "results")
 
@@ -247,13 +247,13 @@ def test_an_interrupted_training_ends_with_the_same_masks(shared, uninterrupted,
     env = environment(shared, tmp_path / "cut")
     running = subprocess.Popen(LONG, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     work = tmp_path / "cut" / "cache" / "training"
-    limit = time.monotonic() + 100
+    limit = time.monotonic() + HANGS
     while not list(work.glob("*/1/checkpoint-*/trainer_state.json")) and time.monotonic() < limit:
         time.sleep(0.02)
     running.send_signal(how)
-    assert running.wait(30) != 0
+    assert running.wait(HANGS) != 0
     assert not list((tmp_path / "cut").rglob("record.json"))
-    done = subprocess.run(LONG, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(LONG, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     first, second = uninterrupted, the_record(tmp_path / "cut" / "results")
     assert second["prune"]["stages"]["interrupted"] > 0, "it began anew"
@@ -273,7 +273,7 @@ def test_two_processes_train_together_and_leave_one_record(shared, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     record = the_record(tmp_path / "results")
