@@ -222,16 +222,8 @@ def test_committed_records_are_whole():
     for entry in loaded.records:
         for section, names in KEYS.items():
             there = set(entry.record[section] if section else entry.record)
-            later = {
-                "table",
-                "limits",
-                "rounding",
-                "round_to",
-                "mask_bytes",
-                "mask_sha256",
-                "base",
-                "tokenizers",
-            }  # came after the first records
+            # came after the first records
+            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers"}
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())
