@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -349,7 +350,8 @@ def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
     env |= {"BENCH_RESULTS": str(tmp_path / "results"), "PYTHONPATH": f"{ROOT}:{plug}", "TMPDIR": str(tmp_path)}
     words = [f"hydra.searchpath=[file://{plug}/conf]", "-m", "method=random,slow,magnitude", *SMALL]
     command = [sys.executable, "-m", "bench", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in a script's background
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path, preexec_fn=heeds)
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGINT)
