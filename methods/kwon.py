@@ -61,8 +61,8 @@ def rearrange(mask: Floats, gradients: Floats) -> Floats:
     """Exchange pruned units of one layer greedily so that the squared norm of their summed gradients gets small.
 
     mask [units], gradients [batches, units]. Units enter the pruned set in ascending order of importance; each time the
-    one leaves whose removal leaves the smallest ‖Σ g‖² (section 4.2). Σ is kept, not
-    the products of all units with one another: they are many, and few are asked for.
+    one leaves whose removal leaves the smallest ‖Σ g‖² (section 4.2). Σ is kept, not the
+    products of all units with one another: they are many, and few are asked for.
     """
     pruned = int((mask == 0).sum())
     if pruned in (0, len(mask)):
