@@ -84,10 +84,18 @@ def test_a_table_is_its_measurements_not_how_long_they_took():
     assert budget.neurons == neurons
 
 
-def test_a_latency_that_nothing_reaches_is_skipped_with_what_is_possible(bench, tmp_path):
+def test_a_latency_that_nothing_reaches_is_skipped_with_what_is_possible(bench, shared, tmp_path):
+    """By a kept table in which a sub-layer costs more than its units; a model this small may be timed to cost nothing."""
     quick = ["latency=quick", "latency.batch=2", "latency.length=8"]  # a table of its own
     small = [word for word in SMALL if not word.startswith(("latency=", "ratio="))]
-    done = bench("method=magnitude", *small, "unit=latency", "ratio=0.9999", *quick)
+    words = ["method=magnitude", *small, "unit=latency", "ratio=0.9999", *quick]
+    measured = bench(*words, f"results={tmp_path / 'measured'}")
+    assert measured.returncode == 0, measured.stderr
+    tables = {path: json.loads(path.read_text()) for path in (shared / "cache" / "latency").glob("*.json")}
+    (path,) = (path for path, table in tables.items() if (table["batch"], table["length"]) == (2, 8))
+    priced = {kind: [[units, 1 + units / 100 if units else 0] for units, _ in tables[path][kind]] for kind in ("heads", "neurons")}
+    path.write_text(json.dumps(tables[path] | priced))
+    done = bench(*words)
     assert done.returncode == 0, done.stderr
     (entry,) = store.load(tmp_path / "results").records
     assert entry.record["status"] == "skipped"
