@@ -21,6 +21,11 @@ class Price:
     base: float = 0.0
     free: int = 0
 
+    @property
+    def uneven(self) -> bool:
+        """Whether what one more unit costs depends on how many its sub-layer has."""
+        return self.base > 0 or self.free > 0
+
     def of(self, count: NDArray[np.intp] | int) -> Floats:
         """The cost of so many units of one sub-layer, elementwise."""
         return np.where(np.asarray(count) > 0, self.base + self.each * np.maximum(np.asarray(count) - self.free, 0), 0.0)
@@ -65,6 +70,11 @@ class Budget:
     def neuron(self) -> float:
         """The cost of one more neuron."""
         return self.neurons.each
+
+    @property
+    def uneven(self) -> bool:
+        """Whether units of a kind do not all cost the same."""
+        return self.heads.uneven or self.neurons.uneven
 
     @property
     def total(self) -> float:
@@ -135,7 +145,7 @@ def descending(scores: Floats) -> NDArray[np.intp]:
 
 def uniform(scores: Scores, budget: Budget) -> Masks:
     """Each sub-layer of a kind keeps the same number of units; what is left buys the next-best heads, then neurons."""
-    share = _uniform_share(budget)
+    share = uniform_share(budget)
     kept = Masks(np.zeros_like(scores.heads), np.zeros_like(scores.neurons))
     for mask, values in ((kept.heads, scores.heads), (kept.neurons, scores.neurons)):
         count = int(values.shape[1] * share)
@@ -148,9 +158,10 @@ def uniform(scores: Scores, budget: Budget) -> Masks:
     return kept
 
 
-def _uniform_share(budget: Budget) -> float:
-    """The share of the units that every sub-layer keeps: of the cost, or the largest whose latency fits."""
-    if not (budget.heads.base or budget.neurons.base):
+def uniform_share(budget: Budget) -> float:
+    """The share of the units that every sub-layer keeps: of the cost, or the largest whose latency fits, 0 where one neuron in
+    every layer costs too much."""
+    if not budget.uneven:
         return (1 - budget.ratio) * TOLERANCE
     shape = budget.shape
     shares = np.unique(np.concatenate([np.arange(n + 1) / n * TOLERANCE for n in (shape.heads, shape.neurons)]))
@@ -169,7 +180,7 @@ def _buy(mask: Floats, wanted: NDArray[np.intp], price: Price, left: float) -> f
             mask.ravel()[unit] = 1.0
             counts[layer] += 1
             left -= cost
-        elif not price.base:
+        elif not price.uneven:
             break  # every other costs as much
     return left
 
@@ -191,7 +202,7 @@ def by_cost(scores: Scores, budget: Budget) -> Masks:
         is_head = unit < heads.size
         mask, price = (masks.heads, budget.heads) if is_head else (masks.neurons, budget.neurons)
         left = _buy(mask, np.array([unit if is_head else unit - heads.size]), price, left)
-        if left < min(budget.head, budget.neuron) and not (budget.heads.base or budget.neurons.base):
+        if left < min(budget.head, budget.neuron) and not budget.uneven:
             break
     return masks
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,11 @@ class Examples(Protocol):
         """Class indices or numbers [n], or the tokens of start and end [n, 2]."""
 
 
+def tells_segments_apart(config: Any) -> bool:
+    """Whether a model takes token_type_ids. A DistilBERT does not, though its tokenizer, which is BERT's, may give them."""
+    return getattr(config, "type_vocab_size", 1) > 1
+
+
 class Encoder:
     """A checkpoint's tokenizer under a task's length limit; its own stored padding and truncation are overridden."""
 
@@ -45,7 +50,8 @@ class Encoder:
             self.hidden = int(getattr(config, arch.hidden))
             self.positions = int(config.max_position_embeddings) - arch.position_offset
             self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))
-            self.inputs = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]
+            names = [name for name in self.tokenizer.model_input_names if name in self.tokenizer("a")]
+            self.inputs = [name for name in names if name != "token_type_ids" or tells_segments_apart(config)]
         except Exception as error:
             raise UserError(f"{folder} holds no tokenizer that can be read: {type(error).__name__}: {first_line(error)}") from error
         if "attention_mask" not in self.inputs or self.tokenizer.pad_token_id is None or self.max_length < 3:

@@ -85,8 +85,9 @@ def check_packages() -> None:
 
 def input_names(module: "nn.Module") -> list[str]:
     """The inputs that an exported model takes: segments where the model tells them apart."""
-    config: Any = module.config
-    return ["input_ids", "attention_mask", *(["token_type_ids"] if getattr(config, "type_vocab_size", 1) > 1 else [])]
+    from bench.encoding import tells_segments_apart
+
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if tells_segments_apart(module.config) else [])]
 
 
 def output_names(module: "nn.Module") -> list[str]:

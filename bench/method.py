@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.budget import ALLOCATIONS, Budget, Scores
+from bench.budget import ALLOCATIONS, Budget, Scores, uniform_share
 from bench.masks import Masks, WeightMasks
 from bench.stages import stage
 
@@ -70,7 +70,16 @@ class Scorer(Method):
             raise ValueError(f"allocation={self.allocation}: one of {', '.join(ALLOCATIONS)}")
 
     def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks:
-        """Score, then allocate."""
+        """Score, then allocate.
+
+        Raises:
+            Skip: allocation uniform, and not one unit in every layer can be paid, as where a latency is mostly base prices.
+        """
+        if self.allocation == "uniform" and budget.uneven and not uniform_share(budget):
+            raise Skip(
+                f"allocation=uniform keeps something in every layer, and at ratio={budget.ratio:g} not one neuron of each can be paid "
+                "here; method.allocation=global drops whole layers"
+            )
         with stage("score"):
             scores = self.score(model, calibration)
             scores.check(model.shape)

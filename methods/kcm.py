@@ -91,7 +91,8 @@ class KCM(Method):
             self.notes.append(f"effective rank of the kernel per layer, of {model.shape.neurons}: {effective_ranks}")
         if self.data_driven:
             seen = statistics(model, calibration)
-            ranks *= torch.stack([normalised(seen.absolute[2 * layer + 1], self.normalise).cpu() for layer in layers])
+            fired = torch.stack([normalised(seen.absolute[2 * layer + 1], self.normalise).cpu() for layer in layers])
+            ranks *= fired - fired.min().clamp_max(0)  # a negative z-score would turn R2's order around
         return ranks.numpy()
 
     def _vectors(self, model: PrunableModel, layer: int) -> Tensor:

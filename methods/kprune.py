@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
-from bench.method import Method
+from bench.method import Method, Skip
 from bench.model import PrunableModel, widened
 from bench.packing import Context
 from bench.stages import progress, stage
@@ -31,8 +31,8 @@ class KPrune(Method):
 
     `mu` may be the word head_dim. `head_gradient`: a head's predictive knowledge is the mean of its columns' squared
     gradients (column, as the authors' code) or the square of its own gradient (head, as the paper's formula).
-    `remeasure`: measure again only every so many sub-layers (from the second on, where gradients begin), 0: never, all
-    masks from one measurement of the dense model. `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
+    `remeasure`: measure again only every so many sub-layers (from the one after the first that lost units, where gradients
+    begin), 0: never, all masks from one measurement of the dense model. `legacy_tuning` and `legacy_broadcast` reproduce the authors' code.
     """
 
     lambda_pred: float = 1.0
@@ -65,21 +65,22 @@ class KPrune(Method):
         """KPMS and KPWT over all sub-layers."""
         masks = Masks.ones(model.shape)
         student = States.embedded(model, calibration)
-        teacher, pruned, left = student, False, budget.limit * TOLERANCE
+        teacher, left = student, budget.limit * TOLERANCE
         knowledge, scores = Knowledge(self, model, calibration), list[Floats]()
+        changed: int | None = None  # the first sub-layer that has lost units
         for s in progress(range(model.shape.sublayers), "K-prune, sub-layers"):
             with stage("measure"):
-                scores = knowledge.scores(student, s, budget) if self._measured(s) else scores[1:]
+                scores = knowledge.scores(student, s, budget) if self._measured(s, changed) else scores[1:]
             with stage("search"):
                 kept = scores[0] > threshold(scores, s, budget, left)
                 left -= float(budget.price(s).of(int(kept.sum())))
                 masks.of(s)[:] = kept
             with stage("tune"):
-                if not pruned and kept.all():
+                if changed is None and kept.all():
                     student.advance(model, s)  # nothing has changed yet: the teacher is the student
                     continue
-                if not pruned:
-                    pruned, teacher = True, student.fork()
+                if changed is None:
+                    changed, teacher = s, student.fork()
                 self._tune(model, s, kept, teacher, student)
         return masks
 
@@ -87,9 +88,11 @@ class KPrune(Method):
         """The scores of a sub-layer's units as they are compared with the threshold; for variants to change."""
         return scores
 
-    def _measured(self, s: int) -> bool:
-        """Whether the knowledge is measured again before sub-layer s; that of the dense model has no gradients."""
-        return s == 0 or (self.remeasure > 0 and (s - 1) % self.remeasure == 0)
+    def _measured(self, s: int, changed: int | None) -> bool:
+        """Whether the knowledge is measured before sub-layer s: at first, and again only once something has changed."""
+        if s == 0 or changed is None or self.remeasure == 0:
+            return s == 0
+        return (s - changed - 1) % self.remeasure == 0
 
     def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
         """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
@@ -120,6 +123,17 @@ class KPruneSpare(KPrune):
         if self.spare_heads < 0:
             raise ValueError(f"spare_heads={self.spare_heads}: a number of heads, or 0")
 
+    def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
+        """As K-prune.
+
+        Raises:
+            Skip: the budget does not pay for the spared heads.
+        """
+        spared = min(self.spare_heads, model.shape.heads)
+        if not budget.fits(model.shape.layers * float(budget.heads.of(spared))):
+            raise Skip(f"spare_heads={self.spare_heads} in every attention cost more than ratio={budget.ratio:g} leaves")
+        return super().prune(model, calibration, budget)
+
     def spared(self, scores: Floats, sublayer: int) -> Floats:
         """The spared heads above all others."""
         if self.spare_heads and sublayer % 2 == 0:
@@ -143,8 +157,8 @@ class Knowledge:
     def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
         """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
 
-        At s = 0 student and teacher are the same network: gradients would be rounding noise, no backward pass is run, and
-        representational knowledge ranks alone, also in the limit lambda_rep -> 0.
+        At s = 0, and as long as nothing is pruned, student and teacher are the same network: gradients would be rounding noise,
+        no backward pass is run, and representational knowledge ranks alone, also in the limit lambda_rep -> 0.
         """
         model, method = self.model, self.method
         above = range(s, model.shape.sublayers)

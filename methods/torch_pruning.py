@@ -49,7 +49,8 @@ def _scores(model: PrunableModel, importance: tp.importance.Importance) -> Score
 
 @dataclass
 class WeightImportance(Scorer):
-    """`importance`: magnitude (group norm to the power p), lamp (Lee et al. 2021), fpgm (He et al. 2019), random."""
+    """`importance`: magnitude (group norm to the power p), lamp (Lee et al. 2021), fpgm (after He et al. 2019:
+    distances of the weights' absolute values to the power p), random."""
 
     importance: str = "magnitude"
     p: int = 2

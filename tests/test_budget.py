@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.budget import ALLOCATIONS, Budget, Price, Scores, by_cost, joint, uniform
+from bench.budget import ALLOCATIONS, Budget, Price, Scores, by_cost, joint, uniform, uniform_share
+from bench.contract import batch, calibration, tiny
 from bench.masks import Masks, Shape
+from bench.method import Skip
+from methods.random import Random
 
 BERT_BASE = Shape(layers=12, heads=12, neurons=3072, hidden=768, head_dim=64)
 
@@ -73,6 +76,29 @@ def test_uniform_spends_what_is_left_on_the_best_heads_then_neurons():
     masks = uniform(scores, budget)
     assert masks.heads.tolist() == [[0, 0], [1, 0]]  # one head fits, the best of the model
     assert masks.neurons.tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]  # then three neurons, equals bottom up
+
+
+@pytest.mark.parametrize("name", ["uniform", "global"])
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 0.97])
+def test_what_costs_nothing_more_is_kept(name, ratio):
+    """Up to `free` units a sub-layer costs its base, here nothing: whatever else is bought, those are there."""
+    shape = Shape(4, 6, 50, 8, 2)
+    budget = Budget(shape, Price(2.0, 0.0, 1), Price(1.0, 0.0, 10), ratio)
+    masks = ALLOCATIONS[name](random_scores(shape, 0), budget)
+    assert budget.fits(budget.cost(masks))
+    assert masks.heads.sum(1).min() >= 1
+    assert masks.neurons.sum(1).min() >= 10
+
+
+def test_a_share_of_every_layer_that_cannot_be_paid_is_a_reason_to_skip():
+    shape = Shape(4, 6, 50, 8, 2)
+    price = Price(0.1, 10.0, 1), Price(0.1, 10.0, 1)
+    assert uniform_share(Budget(shape, *price, 0.3)) > 0
+    budget = Budget(shape, *price, 0.7)
+    assert uniform_share(budget) == 0
+    with pytest.raises(Skip, match=r"not one neuron of each can be paid here; method.allocation=global"):
+        Random().prune(tiny(), calibration([batch([5, 3])]), budget)
+    assert budget.cost(by_cost(random_scores(shape, 0), budget)) > 0
 
 
 def test_global_by_hand():

@@ -1,5 +1,6 @@
 """The sample of a (task, seed), and batches."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from bench import calibration, data, encoding
 from bench.config import CalibrationPlan, Task
 from bench.contract import arch_of
 from bench.finetune import write_random
+from bench.model import PrunableModel, auto_class
 from tests.conftest import write_task
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
@@ -143,6 +145,22 @@ def test_the_length_limit_is_the_least_of_task_tokenizer_and_positions(loaded, t
     assert encoder.max_length == 32
     short = encoding.Encoder(tmp_path / "base", Task(**{**TASK.__dict__, "max_length": 10_000}), arch_of("roberta"))
     assert short.max_length == 512 - 2
+
+
+def test_a_distilbert_gets_no_segments_though_its_tokenizer_gives_them(tmp_path):
+    """Its tokenizer is BERT's; its embeddings take token ids alone."""
+    facts = {"type": "distilbert", "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+    write_random(facts, tmp_path, TASK)
+    config = tmp_path / "tokenizer_config.json"  # as the hub has it
+    config.write_text(json.dumps({"do_lower_case": True, "model_max_length": 512}), encoding="utf-8")
+    encoder = encoding.Encoder(tmp_path, TASK, arch_of("distilbert"))
+    assert "token_type_ids" in encoder.tokenizer("a")
+    assert encoder.inputs == ["input_ids", "attention_mask"]
+    module = auto_class(TASK.kind).from_pretrained(tmp_path)
+    model = PrunableModel(module, arch_of("distilbert"))
+    coded = encoder.tokenizer(["a b", "a"])
+    made = encoder.batch([{name: coded[name][i] for name in encoder.inputs} for i in range(2)], None, "cpu")
+    assert torch.allclose(model.forward(made), model(made), atol=1e-6)
 
 
 def test_stored_padding_and_truncation_of_a_tokenizer_are_overridden(loaded, tmp_path):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from bench.budget import Budget, Price
 from bench.contract import batch, calibration, tiny
 from bench.masks import Shape
+from bench.method import Skip
 from methods import kprune
 from methods.kprune import KPrune, KPruneSpare, solve, threshold
 
@@ -160,14 +161,35 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
     assert not np.array_equal(kept["column"].neurons, kept["head"].neurons)
 
 
-@pytest.mark.parametrize("spare", [0, 1, 3])
+@pytest.mark.parametrize("regression", [False, True])
+@pytest.mark.parametrize("remeasure", [1, 2])
+def test_until_something_is_pruned_the_dense_models_measurement_stands(regression, remeasure, monkeypatch):
+    """At this ratio the first attention stays whole: gradients before the first feed-forward would be zero or rounding noise."""
+    model, data = tiny("bert", outputs=1 if regression else 2), calibration(batches(regression), regression)
+    budget = Budget.of(model.shape, "flops", 0.05, 6.0)
+    measured, real = [], kprune.Knowledge.scores
+    monkeypatch.setattr(kprune.Knowledge, "scores", lambda self, student, s, budget: measured.append(s) or real(self, student, s, budget))
+    masks = KPrune(lambda_rep=0.0, remeasure=remeasure).prune(model, data, budget)
+    assert masks.heads[0].all()
+    assert budget.cost(masks) > 0.9 * budget.total
+    first = min(s for s in range(model.shape.sublayers) if not masks.of(s).all())
+    assert first > 0
+    assert measured == [0, *range(first + 1, model.shape.sublayers, remeasure)]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
 def test_heads_can_be_spared(spare):
     model = tiny("bert")
     budget = Budget.of(model.shape, "flops", 0.8, 6.0)
     masks = KPruneSpare(spare_heads=spare).prune(model, calibration(batches()), budget)
-    least = int(masks.heads.sum(1).min())
     assert budget.fits(budget.cost(masks))
-    assert least >= spare if spare < 3 else least == 0, "three of four heads cost more than the budget"
+    assert int(masks.heads.sum(1).min()) >= spare
+
+
+def test_spared_heads_that_cannot_be_paid_are_a_reason_to_skip():
+    model = tiny("bert")
+    with pytest.raises(Skip, match=r"spare_heads=3 in every attention cost more than ratio=0.8 leaves"):
+        KPruneSpare(spare_heads=3).prune(model, calibration(batches()), Budget.of(model.shape, "flops", 0.8, 6.0))
 
 
 def test_threshold_drops_ties_together():

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from bench.budget import Budget
 from bench.contract import batch, calibration, tiny
+from methods import kcm
+from methods.activations import Statistics
 from methods.first_order import Fisher, Taylor
 from methods.flap import Flap
 from methods.gram import add_gram, symmetric
@@ -96,6 +98,19 @@ def test_d2_is_normalised_within_a_layer():
     assert normalised(means, "zscore").mean().abs() < 1e-12
     for how in ("l2", "zscore", "maxmin"):
         assert torch.isfinite(normalised(torch.zeros(3), how)).all()
+
+
+@pytest.mark.parametrize("how", ["l2", "zscore", "maxmin"])
+def test_of_two_neurons_that_fire_alike_the_more_representative_one_ranks_higher(how, monkeypatch):
+    """However D2 is normalised: a product with a negative z-score would turn R2's order around."""
+    model, data = tiny(), calibration(batches())
+    alike = torch.tensor([0.2, 0.2, *np.linspace(0.1, 3, NEURONS - 2)], dtype=torch.float64)
+    values = torch.linspace(0.9, 0.1, NEURONS, dtype=torch.float64)
+    monkeypatch.setattr(kcm, "representative", lambda *_: (values, 1, 1.0))
+    monkeypatch.setattr(kcm, "statistics", lambda *_: Statistics([], [], [alike] * 2 * LAYERS, 1))
+    ranks = KCM(normalise=how)._ranks(model, data)
+    assert ranks.min() >= 0
+    assert (ranks[:, 0] > ranks[:, 1]).all()
 
 
 def literal_kcm(model, data, budget, weights="down", sigma=1.0, alpha=0.01):
