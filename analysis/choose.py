@@ -1,4 +1,4 @@
-"""Which method and ratio reach a goal, by the records of one machine; and what to run where they cannot say."""
+"""Which method and ratio reach a goal, by what was timed on one machine while nothing else ran there; else, what to run."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.frame import Frame
 from analysis.statistics import over_examples
-from analysis.tables import runs
+from analysis.tables import runs, timed
 from bench.errors import UserError
 
 HEADER = ["method", "ratio", "runs", "score", "± examples", "drop", "speedup", "reaches it"]
@@ -41,12 +41,12 @@ def choose(frame: Frame, machine: str, task: str, model: str, goal: Goal) -> Ans
     Raises:
         UserError: there is no scored record of the task and model at all.
     """
-    found, timed = (every[(every.task == task) & (every.model == model)] for every in (runs(frame), runs(frame, machine)))
+    found, own = (every[(every.task == task) & (every.model == model)] for every in (runs(frame), timed(frame, machine)))
     if found.empty:
         raise UserError(f"no scored record of task={task} model={model}; python -m bench task={task} model={model} makes one")
-    timed = timed[timed.speedup.notna()]
+    own = own[own.speedup.notna()]
     rows = []
-    for _, group in timed.groupby(["method", "ratio", "sample"]):
+    for _, group in own.groupby(["method", "ratio", "sample"]):
         rows.append(_row(frame, group, goal))
     good = pd.DataFrame([row for row in rows if row["how"] != "no"])
     if len(good):
@@ -54,7 +54,7 @@ def choose(frame: Frame, machine: str, task: str, model: str, goal: Goal) -> Ans
     return Answer(
         [[str(row[name]) for name in ("method", "ratio", "runs", "text", "noise", "lost", "fast", "how")] for _, row in good.iterrows()],
         list(dict.fromkeys(good.command)) if len(good) else [],
-        _to_run(found, timed, task, model, goal),
+        _to_run(found, own, task, model, goal),
     )
 
 

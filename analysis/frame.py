@@ -44,6 +44,8 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "typed": ("string", method_words),
     "task": ("string", _in("task")),
     "model": ("string", _in("model")),
+    "checkpoint": ("string", _in("dense", "checkpoint", "sha256")),
+    "validation": ("string", _in("data", "validation")),
     "random_weights": ("boolean", has_random_weights),
     "unit": ("string", _in("unit")),
     "ratio": ("Float64", _in("ratio")),
@@ -102,7 +104,17 @@ def of(stored: dict[str, Stored]) -> pd.DataFrame:
     """The table of some records."""
     columns = {name: [get(entry.record) for entry in stored.values()] for name, (_, get) in COLUMNS.items()}
     table = pd.DataFrame(columns, index=pd.Index(list(stored), dtype="string", name="folder"))
-    return table.astype({name: kind for name, (kind, _) in COLUMNS.items()})
+    return _told_apart(table.astype({name: kind for name, (kind, _) in COLUMNS.items()}))
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Where one name stands for several dense models of a task, or for several evaluation splits, the start of the content's hash
+    is put behind it: their runs are no seeds of one another."""
+    for name, content, within in (("task", "validation", ["task"]), ("model", "checkpoint", ["task", "model"])):
+        known = table[~table.random_weights & table[content].notna()]
+        folders = known.index[known.groupby(within)[content].transform("nunique") > 1]
+        table.loc[folders, name] += "@" + table.loc[folders, content].str[:6]
+    return table
 
 
 def scored(table: pd.DataFrame) -> pd.DataFrame:

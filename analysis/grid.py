@@ -11,7 +11,7 @@ from analysis.frame import score_name
 from analysis.statistics import over_examples, over_seeds
 from bench.config import Recover
 from bench.grid import Cell, cells
-from bench.record import Record, has_random_weights, is_quiet, method_label, passes
+from bench.record import Record, has_random_weights, is_quiet, method_label, passes, set_fields
 from bench.show import number
 from bench.store import Stored
 
@@ -27,7 +27,8 @@ def table(name: str, stored: Sequence[Stored], machine: str, changes: Cell | Non
 
     `runs` counts the seeds that are there, of those wanted. `± seeds` is half of the 95 % t interval over seeds,
     `± examples` the mean of the records' half bootstrap intervals over the evaluation examples. Scores come from any
-    machine's records, what was timed only from `machine`'s, and seconds and speedups only from those made while it was quiet.
+    machine's records, what was timed only from `machine`'s, and seconds and speedups only from those made while it was quiet;
+    where that is not all of the row's runs, their number follows in brackets.
     `changes` are set in every cell, as in a grid that was run with them.
     """
     return [
@@ -90,7 +91,7 @@ def _answers(record: Record, cell: Cell) -> bool:
         key: cell[key] for key in ("task", "model", "ratio", "seed", "unit", "precision") if key in cell
     }
     same = all(record[key] == value for key, value in asked_of.items()) and record["method"]["name"] == cell["method"]
-    same = same and record["recover"] == _recover(cell)
+    same = same and record["recover"] == _recover(cell) and not set_fields(record)
     plain = record["calibration"]["sampler"] == "tokens" and not has_random_weights(record) and not record.get("round_to")
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 
@@ -112,7 +113,12 @@ def _measured(found: list[Stored], wanted: int, machine: str) -> list[str]:
         number(mean(record["pruned"]["score"] for record in records), ".2f"),
         number(over_seeds([record["pruned"]["score"] for record in records]), ".2f"),
         number(mean(examples), ".2f"),
-        number(mean(costs) if costs else None, ".2f"),
-        number(mean(quiet) if quiet else None, ".1f", " s"),
-        number(mean(speedups) if speedups else None, ".2f"),
+        _mean(costs, len(ok), ".2f"),
+        _mean(quiet, len(ok), ".1f", " s"),
+        _mean(speedups, len(ok), ".2f"),
     ]
+
+
+def _mean(values: list[float], runs: int, form: str, unit: str = "") -> str:
+    """A mean, and of how many where that is not all."""
+    return number(mean(values) if values else None, form, unit) + f" ({len(values)})" * (0 < len(values) < runs)

@@ -14,6 +14,7 @@ from analysis.published import most_saved
 from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
 
 HEADINGS = {"seeds": "± seeds", "examples": "± examples", "sample": "tokens (thousands)"}  # where a column's name is not enough
+SPOILT = ["seconds", "peak_bytes", "speedup", "speedup_low", "speedup_high"]
 WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
 
 
@@ -25,20 +26,20 @@ def runs(frame: Frame, machine: str | None = None) -> pd.DataFrame:
 
 
 def timed(frame: Frame, machine: str) -> pd.DataFrame:
-    """The runs of a machine, without seconds that other work there has spoilt."""
+    """The runs of a machine, without what other work there has spoilt: seconds, memory, speedups."""
     found = runs(frame, machine)
-    return found.assign(seconds=found.seconds.where(found.quiet))
+    return found.assign(**{name: found[name].where(found.quiet) for name in SPOILT})
 
 
 @cache
 def accuracy(frame: Frame) -> pd.DataFrame:
-    """One row for each cell: `runs` that differ, `dense`, `score`, `drop`, half intervals over seeds and over examples,
+    """One row for each cell: `runs` that differ in masks or score, `dense`, `score`, `drop`, half intervals over seeds and over examples,
     and `wins`: no other method's run of the same seed is as good within the paired interval."""
     rows = []
     for key, group in runs(frame).groupby(CELL):
         arrays = [frame.stored[folder].arrays() for folder in group.index]
         kept = [np.concatenate([one["heads"].ravel(), one["neurons"].ravel()]) for one in arrays]
-        distinct = len({one.tobytes() for one in kept})
+        distinct = max(len({one.tobytes() for one in kept}), group.score.nunique())
         seeds = over_seeds(group.score.tolist()) if distinct > 1 else None
         examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
         dense, score = group.dense_score.mean(), group.score.mean()

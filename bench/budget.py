@@ -47,15 +47,22 @@ class Budget:
     heads: Price
     neurons: Price
     ratio: float
+    unit: str = "flops"
 
     @staticmethod
     def of(shape: Shape, unit: str, ratio: float, length: float) -> "Budget":
-        """`unit` is flops (at `length` tokens), params, or weights (of the matrices alone); `ratio` is the share removed."""
+        """`unit` is flops (at `length` tokens), params, or weights (of the matrices alone); `ratio` is the share removed.
+
+        Raises:
+            ValueError: another unit.
+        """
+        if unit not in ("flops", "params", "weights"):
+            raise ValueError(f"unit={unit}: flops, params or weights")
         d, d_h = shape.hidden, shape.head_dim
         if unit == "flops":
-            return Budget(shape, Price(8 * length * d * d_h + 4 * length**2 * d_h), Price(4 * length * d), ratio)
+            return Budget(shape, Price(8 * length * d * d_h + 4 * length**2 * d_h), Price(4 * length * d), ratio, unit)
         biases = unit == "params"
-        return Budget(shape, Price(4 * d * d_h + 3 * d_h * biases), Price(2 * d + biases), ratio)
+        return Budget(shape, Price(4 * d * d_h + 3 * d_h * biases), Price(2 * d + biases), ratio, unit)
 
     def price(self, sublayer: int) -> Price:
         """What the units of a sub-layer cost."""
@@ -92,8 +99,14 @@ class Budget:
         return min(float(price.of(1)) for price in (self.heads, self.neurons))
 
     def cost(self, masks: Masks | WeightMasks) -> float:
-        """The cost of what the masks keep; of single weights it is their number, as the budget of unit weights counts it."""
+        """The cost of what the masks keep; of single weights it is their number.
+
+        Raises:
+            ValueError: single weights under a budget that counts something else.
+        """
         if isinstance(masks, WeightMasks):
+            if self.unit != "weights":
+                raise ValueError(f"single weights are no {self.unit}: a method that prunes them says `_unit_: weights` in its YAML")
             return masks.count
         heads, neurons = ((part != 0).sum(1) for part in (masks.heads, masks.neurons))
         return float(self.heads.of(heads).sum() + self.neurons.of(neurons).sum())

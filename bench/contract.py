@@ -27,6 +27,7 @@ from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, ModelTuning, Task, typed
 from bench.encoding import Encoded, Encoder, Rows
+from bench.errors import first_line
 from bench.files import CONF
 from bench.half import bf16_layers
 from bench.machine import repeatable
@@ -162,7 +163,7 @@ class Case:
     def budget(self, shape: Shape) -> Budget:
         """In seconds the first units of a sub-layer cost more, as on a machine."""
         if self.unit == "latency":
-            return Budget(shape, Price(1.0, 1.5, 1), Price(0.1, 0.6, 4), self.ratio)
+            return Budget(shape, Price(1.0, 1.5, 1), Price(0.1, 0.6, 4), self.ratio, self.unit)
         return Budget.of(shape, self.unit, self.ratio, LENGTH)
 
 
@@ -197,17 +198,42 @@ def check_run(make: Make, case: Case, device: str = "cpu") -> None:
     for seed_of_others in (1, 2):  # randomness comes from the calibration's generator alone
         torch.manual_seed(seed_of_others)
         np.random.seed(seed_of_others)
-        results.append(_run(make(), case, device))
+        method = make()
+        with _told(str(case), method):
+            results.append(_run(method, case, device))
     first, second = results
     assert (first is None) == (second is None), f"{case}: skipped in one of two equal runs"
     if first is None or second is None:
         return
-    for name in first:
-        assert np.array_equal(first[name], second[name]), f"{case}: {name} differ between two equal runs"
+    for name in first.masks:
+        assert np.array_equal(first.masks[name], second.masks[name]), f"{case}: {name} differ between two equal runs"
+    for name, tensor in first.weights.items():
+        assert torch.allclose(tensor, second.weights[name], 1e-4, 1e-6), f"{case}: {name} differs between two equal runs"
 
 
-def _run(method: Method, case: Case, device: str) -> dict[str, NDArray[Any]] | None:
-    """The masks by name; None: skipped."""
+@dataclass(frozen=True)
+class _Result:
+    """What a run leaves: masks by name, and the model's weights."""
+
+    masks: dict[str, NDArray[Any]]
+    weights: dict[str, Tensor]
+
+
+@contextmanager
+def _told(where: str, method: Method) -> Iterator[None]:
+    """Whatever is raised within it becomes an AssertionError that says where."""
+    try:
+        yield
+    except (AssertionError, Skip):
+        raise
+    except Exception as error:
+        labels = isinstance(error, KeyError) and error.args == ("labels",) and not method.labels
+        hint = "; labels are hidden unless the class says `labels = True`" if labels else ""
+        raise AssertionError(f"{where}: {type(error).__name__}: {first_line(error)}{hint}") from error
+
+
+def _run(method: Method, case: Case, device: str) -> _Result | None:
+    """Run a method and check what it leaves; None: skipped."""
     model = tiny(dtype=torch.float32, outputs=1 if case.kind == "regression" else 2, kind=case.kind)
     model.module.to(device)
     sample, budget = _sample(case.kind, device), case.budget(model.shape)
@@ -232,12 +258,12 @@ def _run(method: Method, case: Case, device: str) -> dict[str, NDArray[Any]] | N
             f"{case}: a pruned weight is not zero"
         )
         assert case.ratio > 0 or masks.share == 1, f"{case}: a weight was pruned"
-        return dict(masks.kept)
+        return _Result(dict(masks.kept), before)
     masks.check(model.shape)
     assert case.ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{case}: a head was pruned"
     assert case.ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{case}: a neuron was pruned"
     assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{case}: masked and shrunk model differ"
-    return {"heads": masks.heads, "neurons": masks.neurons}
+    return _Result({"heads": masks.heads, "neurons": masks.neurons}, dict(model.module.state_dict()))
 
 
 def _sample(kind: str = "classification", device: str = "cpu") -> Calibration:
@@ -258,14 +284,15 @@ def check_score(make: Make, device: str = "cpu") -> None:
     model.module.to(device)
     sample = calibration([_to(batch([9, 4, 1, 7]), device)])
     before = copy.deepcopy(model.module.state_dict())
-    with torch.set_grad_enabled(method.gradients):
-        scores = method.score(model, sample if method.labels else sample.without_labels())
+    try:
+        with _told("score", method), torch.set_grad_enabled(method.gradients):
+            scores = method.score(model, sample if method.labels else sample.without_labels())
+    except Skip:
+        return
     assert isinstance(scores, Scores), f"score returns {type(scores).__name__}, not Scores"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items()), "scoring changes the model"
-    try:
+    with _told("score", method):
         scores.check(model.shape)
-    except ValueError as error:
-        raise AssertionError(str(error)) from error
 
 
 @contextmanager
@@ -274,7 +301,8 @@ def _nothing_left_behind(model: PrunableModel, where: str) -> Iterator[None]:
     grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
     yield
     modules = list(model.module.modules())
-    hooks = [len(getattr(module, name)) for module in modules for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [len(getattr(module, name)) for module in modules for name in kinds]
     assert not any(hooks), f"{where}: a hook is left on the model"
     assert not any(module.training for module in modules), f"{where}: the model is left in training mode"
     assert not any("forward" in vars(module) for module in modules), f"{where}: a module's forward pass is left replaced"

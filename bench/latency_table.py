@@ -133,7 +133,7 @@ def budget(run: Run, shape: Shape, table: Table | None) -> Budget:
     """The budget of a run, in its unit."""
     if table is None:
         return Budget.of(shape, run.keys.unit, run.keys.ratio, run.task.length)
-    return Budget(shape, *table.prices(), run.keys.ratio)
+    return Budget(shape, *table.prices(), run.keys.ratio, run.keys.unit)
 
 
 def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import shlex
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -212,21 +213,29 @@ def method_source(target: str) -> str:
 
 
 def method_label(record: Record) -> str:
-    """A run's method for people: its name, and how what it left was retrained."""
-    name, recover = record["method"]["name"], record["recover"]
+    """A run's method for people: its name, the fields that were set for the run, and how what it left was retrained."""
+    recover = record["recover"]
+    name = " ".join([record["method"]["name"], *(word.removeprefix("method.") for word in set_fields(record))])
     if not recover:
-        return str(name)
+        return name
     rounds = f" in {recover['rounds']} rounds" * (recover["rounds"] > 1)
     return f"{name} + {recover['epochs']:g} epochs{' distilled' * recover['distil']}{rounds}"
 
 
 def method_words(record: Record) -> str:
     """The same as it is typed."""
-    name, recover = record["method"]["name"], record["recover"]
+    recover = record["recover"]
+    name = shlex.join([record["method"]["name"], *set_fields(record)])
     if not recover:
         return f"method={name}"
     rounds = f" recover.rounds={recover['rounds']}" * (recover["rounds"] > 1)
     return f"method={name} recover.epochs={recover['epochs']:g}{' recover.distil=true' * recover['distil']}{rounds}"
+
+
+def set_fields(record: Record) -> list[str]:
+    """The method's fields that the command line set, as typed: with them it is another method. A replay's record is none."""
+    words = (word.lstrip("+") for word in shlex.split(record.get("command") or ""))
+    return sorted(word for word in words if word.startswith("method.") and not word.startswith("method.record="))
 
 
 def has_random_weights(record: Record) -> bool:

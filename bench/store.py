@@ -100,23 +100,34 @@ def read(folder: Path) -> Stored:
 
 
 def load(root: Path) -> Loaded:
-    """All records under a folder, oldest first; of the same id and machine the newest complete one wins."""
-    newest: dict[tuple[str, str], Stored] = {}
+    """All records under a folder, oldest first; of the same id and machine the newest complete one wins, but not over one that came
+    to the same and was timed more."""
+    every: dict[tuple[str, str], list[Stored]] = {}
     broken: list[Path] = []
     count = 0
     for folder in _folders(root):
         try:
             stored = read(folder)
             key = (stored.record["machine"]["name"], stored.record["id"])
-            rank = _rank(stored)
+            _rank(stored)
         except (OSError, ValueError, RecursionError):
             broken.append(folder)
             continue
         count += 1
-        if key not in newest or rank > _rank(newest[key]):
-            newest[key] = stored
-    records = sorted(newest.values(), key=lambda stored: stored.record["created"])
+        every.setdefault(key, []).append(stored)
+    records = sorted(map(_winner, every.values()), key=lambda stored: stored.record["created"])
     return Loaded(records, count - len(records), broken)
+
+
+def _winner(same: list[Stored]) -> Stored:
+    """Of the records of one id and machine the one that stands for all."""
+    newest = max(same, key=_rank)
+    equal = [stored for stored in same if stored.record["status"] == "ok" and _outcome(stored) == _outcome(newest)]
+    return max(equal, key=lambda stored: (PLANS.index(stored.record["latency"]["plan"]), _rank(stored)), default=newest)
+
+
+def _outcome(stored: Stored) -> list[Any]:
+    return [stored.record["pruned"][key] for key in ("score", "heads", "neurons")]
 
 
 def _rank(stored: Stored) -> tuple[bool, str]:

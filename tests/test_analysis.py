@@ -49,9 +49,15 @@ def test_a_grid_shows_seeds_together_and_what_is_missing_or_skipped(tmp_path, ce
 def test_seconds_come_from_quiet_machines_alone(tmp_path, cells):
     busy = stored(tmp_path, 1, notes=["other work on the machine while pruning: 0.40 per core"])
     where = grid.HEADER.index("pruning")
-    assert grid.table("any", [stored(tmp_path, 0), busy], HERE)[0][where] == "8.0 s"
+    assert grid.table("any", [stored(tmp_path, 0), busy], HERE)[0][where] == "8.0 s (1)", "of two runs"
+    assert grid.table("any", [stored(tmp_path, 0), stored(tmp_path, 1)], HERE)[0][where] == "8.5 s"
     assert grid.table("any", [busy], HERE)[0][where] == "-"
     assert grid.table("any", [stored(tmp_path, 0, load=0.5)], HERE)[0][where] == "-"
+
+
+def test_a_method_with_another_field_is_another_method(tmp_path, cells):
+    other = stored(tmp_path, command="python -m bench method=magnitude method.allocation=global")
+    assert grid.table("any", [other], HERE)[0][3] == "0 of 2"
 
 
 def test_a_sample_of_another_size_is_another_cell(tmp_path, cells):

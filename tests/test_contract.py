@@ -18,7 +18,7 @@ from bench.budget import Budget, Scores
 from bench.calibration import draw
 from bench.config import CalibrationPlan, Task
 from bench.files import CONF
-from bench.masks import Masks
+from bench.masks import Masks, WeightMasks
 from bench.method import Method, Scorer, Skip
 from tests.conftest import write_task
 
@@ -226,6 +226,17 @@ class Sloppy(Method):
             masks.neurons[0, int(torch.randint(0, 40, ()))] = 1
         if self.how == "nan":
             model.projection(0).weight[:] = torch.nan
+        if self.how == "weights":
+            model.projection(0).weight += 0.01 * torch.randn_like(model.projection(0).weight)
+        if self.how == "backward hook":
+            model.projection(0).register_full_backward_pre_hook(lambda *_: None)
+        if self.how == "labels":
+            assert calibration.batches[0]["labels"] is not None
+        if self.how == "crash" and calibration.kind == "regression":
+            raise RuntimeError("no regressions")
+        if self.how == "single":
+            every = [(name, one) for kind in model.matrices().values() for name, one in kind.items()]
+            return WeightMasks({name: np.ones(tuple(one.weight.shape), dtype=bool) for name, one in every})
         if self.how == "nothing":
             return None
         if self.how == "skip":
@@ -240,6 +251,11 @@ RULES = {
     "gradient": "ask for gradients",
     "seed": "differ between two equal runs",
     "nan": "not finite",
+    "weights": "weight differs between two equal runs",
+    "backward hook": "a hook is left",
+    "labels": r"at ratio 0: KeyError: .labels.; .*`labels = True`",
+    "crash": "at ratio 0, regression: RuntimeError: no regressions",
+    "single": r"single weights are no flops: .* `_unit_: weights`",
     "skip": "a skip gives a reason",
     "nothing": "prune returns NoneType, not Masks",
 }
@@ -259,6 +275,18 @@ def test_the_contract_notices_a_score_that_changes_the_model():
 
     with pytest.raises(AssertionError, match="scoring changes the model"):
         contract.check_method(Changing)
+
+
+def test_a_scorer_may_skip_and_no_unit_is_made_up():
+    class Picky(Scorer):
+        def score(self, model, calibration):
+            if calibration.kind != "regression":
+                raise Skip("numbers only")
+            return Scores(np.ones((3, 4)), np.ones((3, 40)))
+
+    contract.check_method(Picky)
+    with pytest.raises(AssertionError, match="unit=wieghts: flops, params or weights"):
+        contract.check_method(Picky, unit="wieghts")
 
 
 def test_check_method_takes_a_class_not_an_object():

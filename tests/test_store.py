@@ -115,6 +115,19 @@ def test_reruns_are_numbered_and_the_newest_complete_one_wins(tmp_path):
     assert loaded.superseded == 2
 
 
+def test_a_run_that_was_timed_less_does_not_hide_one_that_came_to_the_same(tmp_path):
+    def one(day, plan, score):
+        entry = made(created=f"2026-01-0{day}T00:00:00Z", plan=plan)
+        entry["pruned"] |= {"score": score}
+        return store.write(tmp_path, entry, {})
+
+    timed = one(1, "quick", 80.0)
+    one(2, "none", 80.0)
+    assert [entry.folder for entry in store.load(tmp_path).records] == [timed]
+    other = one(3, "none", 79.0)
+    assert [entry.folder for entry in store.load(tmp_path).records] == [other], "another outcome is news"
+
+
 def test_many_writers_of_one_cell_all_finish(tmp_path):
     folders: list[Path] = []
     writers = [threading.Thread(target=lambda: folders.append(store.write(tmp_path, made(), {"x": np.zeros(1000)}))) for _ in range(12)]

@@ -87,6 +87,36 @@ def test_equal_masks_of_all_seeds_are_one_run(tmp_path):
     assert "1 run" in tables.shaped(tables.accuracy(framed(entry(tmp_path))))["0.5"].iloc[0]
 
 
+def test_equal_masks_of_retrained_models_are_runs_of_their_own(tmp_path):
+    """Their weights differ, and so do their scores."""
+    table = tables.accuracy(framed(*(entry(tmp_path, seed=seed, score=70.0 + seed) for seed in range(3))))
+    assert table.runs.tolist() == [3]
+    assert table.seeds.item() > 0
+
+
+def test_what_the_command_line_set_is_another_method(tmp_path):
+    """Never averaged as if it were a seed; the label tells them apart, and can be typed."""
+    usual = entry(tmp_path, "kprune", 78.0, command="python -m bench method=kprune")
+    other = entry(tmp_path, "kprune", 40.0, seed=1, command="python -m bench '++method.mu=0.1' method=kprune seed=1")
+    found = framed(usual, other)
+    assert tables.accuracy(found)[["method", "score"]].to_numpy().tolist() == [["kprune", 78.0], ["kprune mu=0.1", 40.0]]
+    assert found.table.typed.tolist() == ["method=kprune", "method=kprune method.mu=0.1"]
+    assert show.row(other.record)[0] == "kprune mu=0.1"
+
+
+@pytest.mark.parametrize(("where", "name"), [("dense", "model"), ("data", "task")])
+def test_other_dense_models_and_other_data_of_one_name_are_told_apart(tmp_path, where, name):
+    def one(seed, content):
+        of = entry(tmp_path, seed=seed)
+        of.record[where] |= {"checkpoint": {"source": "path", "sha256": content}} if where == "dense" else {"validation": content}
+        return of
+
+    same = framed(one(0, "abcdef01"), one(1, "abcdef01"))
+    assert tables.accuracy(same)[name].tolist() == [{"model": "minilm", "task": "mrpc"}[name]]
+    several = framed(one(0, "abcdef01"), one(1, "fedcba01"))
+    assert [label.split("@")[1] for label in tables.accuracy(several)[name]] == ["abcdef", "fedcba"]
+
+
 def test_samples_of_other_sizes_are_other_cells(tmp_path):
     found = tables.accuracy(framed(entry(tmp_path), entry(tmp_path, seed=1, tokens=25_010)))
     assert found["sample"].tolist() == [25, 100]
@@ -178,6 +208,14 @@ def test_choose_names_what_reaches_a_speedup_best_score_first(tmp_path):
     assert answer.commands[0].endswith("save=DIR")
     answer = choose.choose(found, "test-2c", "mrpc", "minilm", choose.Goal(None, 8.0))
     assert [(row[0], row[-1]) for row in answer.rows] == [("kprune", "surely"), ("kwon", "surely")], "2 and 1 points, ± 4.1 and 4.0"
+
+
+def test_choose_does_not_believe_a_timing_beside_other_work(tmp_path):
+    busy = entry(tmp_path, "kprune", 78.0, speedup=2.2)
+    busy.record["prune"]["notes"] = [f"{OTHER_WORK}: 0.40 per core"]
+    answer = choose.choose(framed(busy), "test-2c", "mrpc", "minilm", choose.Goal(2.0, None))
+    assert answer.rows == []
+    assert any("method=kprune" in command for command in answer.to_run)
 
 
 def test_choose_names_the_runs_that_would_settle_it(tmp_path):
