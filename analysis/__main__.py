@@ -2,16 +2,21 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
-
-import yaml
+from typing import Any, NoReturn
 
 from analysis import grid
 from bench import store
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.show import print_table
 
+CHANGES: dict[str, Callable[[str], Any]] = {  # what all cells of a grid may be asked for with
+    **dict.fromkeys(("model", "precision", "task", "unit"), str),
+    **dict.fromkeys(("calibration.tokens", "recover.rounds", "seed"), int),
+    **dict.fromkeys(("ratio", "recover.epochs"), float),
+    "recover.distil": {"true": True, "false": False}.__getitem__,
+}
 FAR = 10  # points below the dense score
 FEW = 5  # runs that are named
 USAGE = """python -m analysis [FOLDER ...] [--out DIR] [--machine NAME]
@@ -50,6 +55,9 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{error.filename or ''}: {error.strerror}".lstrip(": "), file=sys.stderr)
+        return 1
     return 0
 
 
@@ -85,10 +93,27 @@ def _refuse(message: str) -> NoReturn:
 
 def _grid(name: str, changes: dict[str, str], folders: list[Path]) -> None:
     found = [entry for folder in folders for entry in store.load(folder).records]
-    machine = changes.pop("machine", grid.most_timed(found))
-    rows = grid.table(name, found, machine, {key: yaml.safe_load(value) for key, value in changes.items()})
+    machine = _machine(changes.pop("machine", None), (entry.record["machine"]["name"] for entry in found)) or grid.most_timed(found)
+    rows = grid.table(name, found, machine, {key: _value(key, value) for key, value in changes.items()})
     print(f"passes, seconds and speedups: {machine}")
     print_table(rows, grid.HEADER, grid.DISPENSABLE, words=3)
+
+
+def _machine(name: str | None, known: Iterable[str]) -> str | None:
+    """A machine that is named, which has to have a record."""
+    if name is not None and name not in (there := set(known)):
+        raise UserError(f"no record of machine {name!r}{nearest(name, there)}")
+    return name
+
+
+def _value(key: str, text: str) -> Any:
+    """What a cell of a grid is changed to."""
+    if key not in CHANGES:
+        raise UserError(f"unknown key {key!r}{nearest(key, CHANGES)}")
+    try:
+        return CHANGES[key](text)
+    except (ValueError, KeyError):
+        raise UserError(f"{key}={text}: not a value of this key") from None
 
 
 def _choose(keys: dict[str, str], folders: list[Path]) -> None:
@@ -99,8 +124,9 @@ def _choose(keys: dict[str, str], folders: list[Path]) -> None:
     if unknown or not {"task", "model"} <= set(keys):
         raise UserError(f"choose needs task= and model=, and speedup= or drop={f'; not {unknown[0]}=' if unknown else ''}")
     goal = choose.Goal(*(_number(keys, name) for name in ("speedup", "drop")))
-    here = keys.get("machine") or machine.machine_name(machine.resolve_device("auto"))
-    answer = choose.choose(frame.load(folders), here, keys["task"], keys["model"], goal)
+    found = frame.load(folders)
+    here = _machine(keys.get("machine"), found.table.machine) or machine.machine_name(machine.resolve_device("auto"))
+    answer = choose.choose(found, here, keys["task"], keys["model"], goal)
     print(f"by the records of {here}:")
     if answer.rows:
         print_table(answer.rows, choose.HEADER, ["± examples", "drop", "runs"], words=1)

@@ -24,6 +24,10 @@ class Goal:
     def __post_init__(self) -> None:
         if (self.speedup is None) == (self.drop is None):
             raise UserError("choose speedup=S (times as fast) or drop=D (points below the dense score), one of the two")
+        if self.speedup is not None and not 0 < self.speedup < math.inf:
+            raise UserError(f"speedup={self.speedup:g}: times as fast, more than 0")
+        if self.drop is not None and not 0 <= self.drop <= 100:
+            raise UserError(f"drop={self.drop:g}: points below the dense score, 0 to 100")
 
 
 @dataclass(frozen=True)

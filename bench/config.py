@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
 from bench import machine
 from bench.errors import UserError, first_line, nearest
+from bench.files import digest
 
 T = TypeVar("T")
 
@@ -202,11 +204,11 @@ class Point:
 class LatencyPlan:
     """What is timed and how long; `plan` "none" measures nothing.
 
-    The headline is the point (`batch`, `length`), eager and in float32. All combinations of the lists come after it;
-    `dtypes` null: what the device has units for. A point takes at least `min_rounds` and `min_seconds`, goes on until
-    the 95 % interval is no wider than the share `width` of the speedup, where that is asked for, and ends at
-    `max_seconds`, though never before `floor_rounds`. `energy_seconds`: for how long a model runs while a GPU counts its
-    energy; 0: not counted. `limits`: whether the headline is taken apart (bench.limits).
+    The headline is the point (`batch`, `length`), eager and in float32. All combinations of the lists come after it, none
+    where `batches` is empty; `lengths` empty: the headline's; `dtypes` null: what the device has units for. A point takes at
+    least `min_rounds` and `min_seconds`, goes on until the 95 % interval is no wider than the share `width` of the speedup,
+    where that is asked for, and ends at `max_seconds`, though never before `floor_rounds`. `energy_seconds`: for how long a
+    model runs while a GPU counts its energy; 0: not counted. `limits`: whether the headline is taken apart (bench.limits).
     """
 
     plan: str
@@ -227,7 +229,7 @@ class LatencyPlan:
     def points(self, device: str) -> list[Point]:
         """The headline first; those of the same precision and mode lie together."""
         dtypes = machine.dtypes(device) if self.dtypes is None else self.dtypes
-        grid = itertools.product(dtypes, self.modes, self.batches, self.lengths)
+        grid = itertools.product(dtypes, self.modes, self.batches, self.lengths or [self.length])
         found = [Point(batch, length, dtype, mode) for dtype, mode, batch, length in grid if mode != "onnx" or dtype == "float32"]
         headline = Point(self.batch, self.length, "float32", "eager")
         rest = [point for point in found if point != headline]
@@ -305,7 +307,7 @@ class Run:
         task, calibration = self.task, asdict(self.keys.calibration)
         calibration["tokens"] = None if calibration["examples"] else calibration["tokens"]
         return {
-            "method": {"name": self.method, "target": self.method_target, **self.method_fields},
+            "method": {"name": self.method, "target": self.method_target, **{k: _content(v) for k, v in self.method_fields.items()}},
             "task": {
                 "name": self.task_name,
                 "columns": [*task.columns, task.label],
@@ -327,6 +329,12 @@ class Run:
             **({"round_to": self.keys.round_to} if self.keys.round_to else {}),
             **({"recipe": self._recipe()} if self.trains or self.recover else {}),
         }
+
+
+def _content(value: Any) -> Any:
+    """A method's field as it counts: where it names a record's folder, what lies in it and not where."""
+    arrays = Path(value) / "arrays.npz" if isinstance(value, str) and value else None
+    return digest(arrays) if arrays and arrays.is_file() else value
 
 
 def typed(cls: type[T], given: Any, where: str) -> T:

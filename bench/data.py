@@ -1,6 +1,7 @@
 """Task data: where the splits of a task are found, and what is checked in them. Imports neither torch nor transformers."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -165,17 +166,32 @@ def _answers(column: pa.ChunkedArray, contexts: list[str], unanswerable: bool, w
     """Gold answers; every one stands in its context where it says."""
     _no_nulls(column, where)
     kind = column.type
-    if not (pa.types.is_struct(kind) and {"text", "answer_start"} <= {field.name for field in kind}):
-        raise UserError(f"{where} holds {kind}, answers are structures of text and answer_start")
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    if not (_lists(fields.get("text"), "text") and _lists(fields.get("answer_start"), "whole numbers")):
+        raise UserError(f"{where} holds {kind}, answers are structures of text and answer_start, lists of texts and of whole numbers")
     result = []
     for row, (entry, context) in enumerate(zip(column.to_pylist(), contexts, strict=True)):
         if not (entry["text"] or unanswerable):
             raise UserError(f"{where}: row {row} has no answer, which only a task with windows.unanswerable=true allows")
         texts, starts = list(entry["text"] or ()), list(entry["answer_start"] or ())
-        if len(texts) != len(starts) or any(context[at : at + len(text)] != text for text, at in zip(texts, starts, strict=True)):
+        if len(texts) != len(starts) or not all(map(partial(_stands, context), texts, starts)):
             raise UserError(f"{where}: the answers in row {row} do not stand in the context where answer_start says")
         result.append((texts, starts))
     return result
+
+
+def _lists(kind: pa.DataType | None, of: str) -> bool:
+    """Whether a column's kind is lists of text, or of whole numbers; of null where all lists are empty."""
+    if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    values = kind.value_type
+    text = pa.types.is_string(values) or pa.types.is_large_string(values)
+    return bool(pa.types.is_null(values) or (text if of == "text" else pa.types.is_integer(values)))
+
+
+def _stands(context: str, text: str | None, at: int | None) -> bool:
+    """Whether an answer stands in its context where it says."""
+    return text is not None and at is not None and at >= 0 and context[at : at + len(text)] == text
 
 
 def _labels(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[np.int64] | NDArray[np.float64]:

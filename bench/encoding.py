@@ -54,6 +54,9 @@ class Encoder:
             self.inputs = [name for name in names if name != "token_type_ids" or tells_segments_apart(config)]
         except Exception as error:
             raise UserError(f"{folder} holds no tokenizer that can be read: {type(error).__name__}: {first_line(error)}") from error
+        if len(self.tokenizer) > config.vocab_size:
+            words = f"{len(self.tokenizer)} words, its model {config.vocab_size}"
+            raise UserError(f"{folder}: its tokenizer has {words}")
         if "attention_mask" not in self.inputs or self.tokenizer.pad_token_id is None or self.max_length < 3:
             raise UserError(f"{folder}: its tokenizer gives no attention mask, has no padding token, or no room for a text")
 

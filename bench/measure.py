@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from bench import data, machine
 from bench.config import LatencyPlan, Task, typed
-from bench.errors import UserError, first_line, nearest
+from bench.errors import UserError, nearest
 from bench.files import CONF
 from bench.record import has_random_weights
+from bench.schema import is_whole
 from bench.show import number
 from bench.stages import say
 
@@ -143,11 +144,10 @@ def _task(name: str, task: Task) -> Task:
 
 
 def _recorded(record: dict[str, Any]) -> list[str]:
-    try:
-        score = number(record["pruned"]["score"], ".2f")
-        return ["recorded", score, *_timing(record["latency"]["headline"]), record["machine"]["name"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"record.json is not the record of a run: {type(error).__name__}: {first_line(error)}") from error
+    if not is_whole(record):
+        raise UserError("record.json is not the record of a run")
+    score = number(record["pruned"]["score"], ".2f")
+    return ["recorded", score, *_timing(record["latency"]["headline"]), record["machine"]["name"]]
 
 
 def _timing(point: dict[str, Any] | None) -> list[str]:

@@ -20,6 +20,7 @@ from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
 from bench.masks import Masks, WeightMasks
+from bench.schema import SCHEMA, SECTIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,31 +29,9 @@ if TYPE_CHECKING:
     from bench.model import PrunableModel
     from bench.score import Score
 
-SCHEMA = 1
 QUIET = 0.1  # other work per core from which on seconds say little, and the record says so
 OTHER_WORK = "other work on the machine while pruning"
 Record = dict[str, Any]
-SECTIONS = {  # the keys of the record's sections; always all present, null where not measured
-    "data": ("train", "validation", "source"),
-    "calibration": ("sampler", "examples", "tokens", "batch", "sha256"),
-    "dense": ("score", "metrics", "flops", "params", "checkpoint", "expected"),
-    "pruned": (
-        "score",
-        "metrics",
-        "flops",
-        "params",
-        "flops_kept",
-        "params_kept",
-        "weights_kept",
-        "heads",
-        "neurons",
-        "mask_error",
-    ),  # and of weights' masks
-    "prune": ("seconds", "stages", "peak_bytes", "pass_seconds", "passes", "notes"),
-    "latency": ("plan", "headline", "grid", "notes"),  # and table, null but for unit=latency
-    "seconds": ("total", "dense", "prune", "shrink", "score", "latency"),
-    "software": ("python", "torch", "transformers", "prunebench", "commit", "dirty", "method_source"),
-}
 
 
 def run_id(run: Run, checkpoint_sha256: str | None, protocol: int, table: "Table | None" = None, base: Any = None) -> str:
@@ -109,28 +88,6 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "machine": None,
         "software": software(run),
     }
-
-
-def is_whole(found: Any) -> bool:
-    """Whether parsed JSON is a record of this schema with every section, so that a reader can rely on its keys."""
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("status") not in ("ok", "skipped", "failed"):
-        return False
-    kinds: dict[str, Any] = {
-        "id": str,
-        "created": str,
-        "task": str,
-        "model": str,
-        "unit": str,
-        "ratio": int | float,
-        "seed": int,
-        "method": dict,
-        "machine": dict,
-    }
-    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
-        return False
-    if "name" not in found["method"] or not {"name", "threads"} <= set(found["machine"]):
-        return False
-    return all(isinstance(found.get(name), dict) and set(keys) <= set(found[name]) for name, keys in SECTIONS.items())
 
 
 def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score | None") -> Record:

@@ -11,6 +11,7 @@ from torch import nn
 from bench.budget import Budget
 from bench.config import Recover
 from bench.masks import Masks
+from bench.method import Skip
 from bench.model import PrunableModel
 from bench.rounding import rounded
 from bench.shrink import grow, shrink
@@ -31,24 +32,29 @@ class Recovery:
         """Prune, shrink and train in rounds, so that `model` ends with the trained weights. Returns the masks, without factors.
 
         The share removed rises with the rounds as 1 - (1 - r/R)^3 (Zhu and Gupta 2017, arXiv 1710.01878); what a round has
-        removed stays removed.
+        removed stays removed. The updates of all epochs are shared out over the rounds.
+
+        Raises:
+            Skip: there are more rounds than updates.
         """
-        kept = Masks.ones(model.shape)
-        for done in range(1, self.plan.rounds + 1):
-            chosen = choose(budget.at(budget.ratio * cubic(done, self.plan.rounds, 1.0, 0.0)))
+        kept, rounds, updates = Masks.ones(model.shape), self.plan.rounds, self.training.steps(self.plan.epochs)
+        if rounds > updates:
+            raise Skip(f"recover.rounds={rounds}: {self.plan.epochs:g} epochs have {updates} updates, a round needs one at the least")
+        for done in range(1, rounds + 1):
+            chosen = choose(budget.at(budget.ratio * cubic(done, rounds, 1.0, 0.0)))
             masks = Masks(chosen.heads * kept.heads, chosen.neurons * kept.neurons)
             if lost := budget.cost(chosen) - budget.cost(masks):
                 self.notes.append(f"round {done}: {100 * lost / budget.total:.2f} % of the cost is missing, its units were gone before")
-            masks = rounded(model, masks, self.round_to or 1) if done == self.plan.rounds else masks
+            masks = rounded(model, masks, self.round_to or 1) if done == rounds else masks
             with stage("retrain"):
                 small = shrink(model, masks)
-                self._train(small, self.plan.epochs / self.plan.rounds)
+                self._train(small, updates * done // rounds - updates * (done - 1) // rounds)
                 kept = grow(model, masks, small)
         return kept
 
-    def _train(self, module: nn.Module, epochs: float) -> None:
-        """By the recipe that fine-tuned the dense model."""
-        recipe, steps = self.training.recipe, self.training.steps(epochs)
+    def _train(self, module: nn.Module, steps: int) -> None:
+        """So many updates by the recipe that fine-tuned the dense model."""
+        recipe = self.training.recipe
         frozen = self.training.of_embeddings(module) if recipe.freeze_embeddings else set()
         plan = Fit(
             steps=steps,

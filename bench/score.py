@@ -65,11 +65,12 @@ def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
             attn_implementation=run.model.attention,
             output_loading_info=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # told by name below
             **config,
         )
     except Exception as error:
         raise UserError(f"{folder} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
-    return module, sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    return module, sorted([*info["missing_keys"], *(f"{name} of the config's shape" for name, *_ in info["mismatched_keys"])])
 
 
 def output_labels(run: Run, checkpoint: Checkpoint) -> list[int]:
@@ -129,7 +130,13 @@ def score(run: Run, module: nn.Module, encoder: Encoder, examples: Examples) -> 
 
 
 def measured(task: Task, logits: Logits, examples: Examples) -> Score:
-    """The metrics of a task from the logits of its examples."""
+    """The metrics of a task from the logits of its examples.
+
+    Raises:
+        ValueError: a logit is not finite; of questions it would look like "no answer".
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError("the model gives logits that are not finite")
     if isinstance(examples, spans.Windows):
         answers = spans.read_answers(examples, logits)
         values = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}

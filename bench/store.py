@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ import numpy as np
 
 from bench.config import LatencyPlan
 from bench.errors import UserError
-from bench.record import Record, is_whole, strict
-
-PLANS = ("none", "quick", "paper")  # of latency, each holding what the one before it holds
+from bench.record import Record, strict
+from bench.schema import PLANS, is_whole
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read(folder: Path) -> Stored:
         ValueError: it is not whole, or of another schema.
     """
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    if not is_whole(record) or not (folder / "arrays.npz").is_file():
+    if not is_whole(record) or not zipfile.is_zipfile(folder / "arrays.npz"):
         raise ValueError("not a whole record of this schema")
     return Stored(record, folder)
 

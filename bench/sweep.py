@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Sweep(Callback):
         for path in self.notes():
             path.unlink()
         if not self.was_there:
-            (self.folder / "multirun.yaml").unlink(missing_ok=True)
+            with suppress(OSError):  # not there, or not even a folder
+                (self.folder / "multirun.yaml").unlink()
         for path in [*self.folder.glob("[0-9]*"), *([] if self.was_there else [self.folder])]:
             try:
                 path.rmdir()

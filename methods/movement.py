@@ -56,7 +56,7 @@ class Unstructured(Method):
         steps = training.steps(self.epochs)
         start, end = int(WARM_UP * steps), steps - int(HOLD * steps)
         if not start < end < steps:
-            raise Skip(f"{steps} updates are too few for a schedule of masks, raise method.epochs")
+            raise Skip(f"too few updates for a schedule of masks ({steps}), raise method.epochs")
         frozen = training.of_embeddings(model.module)
         weights = [parameter for name, parameter in model.module.named_parameters() if name not in frozen]
         masked = Gates(model) if self.masking == "l0" else MaskedWeights(model, scored=self.masking != "magnitude")

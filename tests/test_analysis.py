@@ -134,3 +134,21 @@ def test_the_command_says_what_is_wrong(bench, tmp_path):
     assert "unknown grid 'smal'" in bench("grid", "smal", "empty", module="analysis").stderr
     assert "missing" in bench("grid", "small", "empty", module="analysis").stdout
     assert bench("draw", module="analysis").returncode == 1
+    stored(tmp_path / "some")
+    for words, told in {
+        ("grid", "small", "empty", "machine=nosuch"): "no record of machine 'nosuch'",
+        ("grid", "small", "empty", "ratoi=0.5"): "unknown key 'ratoi'; did you mean 'ratio'?",
+        ("grid", "small", "empty", "ratio=["): "ratio=[: not a value of this key",
+        ("choose", "task=mrpc", "model=minilm", "speedup=nan", "some"): "speedup=nan: times as fast, more than 0",
+        ("choose", "task=mrpc", "model=minilm", "drop=-1", "some"): "drop=-1: points below the dense score, 0 to 100",
+        ("choose", "task=mrpc", "model=minilm", "drop=1", "machine=nosuch", "some"): "no record of machine 'nosuch'; choose",
+        ("--machine", "nosuch", "some", "--out", "out"): "no record of machine 'nosuch'",
+        ("some", "--out", str(tmp_path / "some" / HERE / "file")): "Not a directory",
+        ("timing", "bad.json", "out.svg"): "bad.json is not what python -m bench.drift writes",
+    }.items():
+        (tmp_path / "bad.json").write_text("{}")
+        (tmp_path / "some" / HERE / "file").write_text("")
+        done = bench(*words, module="analysis")
+        assert done.returncode == 1, words
+        assert told in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr

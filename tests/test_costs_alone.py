@@ -70,6 +70,9 @@ def test_a_replay_needs_a_record_and_skips_what_does_not_fit(tmp_path, bench):
     np.savez(tmp_path / "arrays.npz", heads=ones.heads, neurons=ones.neurons)
     with pytest.raises(Skip, match=r"keep 1.0000 of the cost, the budget is 0.5"):
         Replay(str(tmp_path)).prune(model, sample, Budget.of(model.shape, "flops", 0.5, 6.0))
+    np.savez(tmp_path / "arrays.npz", gold=ones.heads)
+    with pytest.raises(ValueError, match="holds no masks: the run was skipped or failed"):
+        Replay(str(tmp_path))
     np.savez(tmp_path / "arrays.npz", heads=ones.heads[:1], neurons=ones.neurons)
     with pytest.raises(Skip, match="do not fit this model"):
         Replay(str(tmp_path)).prune(model, sample, Budget.of(model.shape, "flops", 0.5, 6.0))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from bench import data, dense, hub, score
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
 from bench.contract import arch_of
+from bench.encoding import Encoder
 from bench.errors import UserError
 from bench.finetune import write_random
 from tests.conftest import write_task
@@ -161,6 +162,23 @@ def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
     save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"lacks weights of the model: {lost}"):
         score.load_dense(run, dense.find(run, task_data))
+    save_file({**weights, lost: weights[lost][:, :-1].clone()}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks weights of the model: {lost} of the config's shape"):
+        score.load_dense(run, dense.find(run, task_data))
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
+    folder = checkpoint(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
+    with pytest.raises(UserError, match=r"its tokenizer has \d+ words, its model 7"):
+        Encoder(folder, TASK, arch_of("bert"))
+
+
+def test_logits_that_are_not_finite_are_no_score():
+    """Of questions they would be answered by "no answer", which is right for half of SQuAD v2.0."""
+    with pytest.raises(ValueError, match="logits that are not finite"):
+        score.measured(TASK, np.full((3, 2), np.nan, np.float32), None)
 
 
 def test_half_precision_files_are_computed_in_float32(tmp_path, task_data):

@@ -35,6 +35,12 @@ def test_dense_and_pruned_alternate_and_the_order_flips():
     assert times.tolist() == [[4, 2], [4, 1], [4, 2], [4, 1]]
 
 
+def test_batches_alone_are_timed_at_the_headlines_length():
+    plan = LatencyPlan("quick", batches=[1], dtypes=["float32"])
+    assert plan.points("cpu") == [Point(32, 128, "float32", "eager"), Point(1, 128, "float32", "eager")]
+    assert len(LatencyPlan("paper", batches=[], lengths=[32], dtypes=["float32"]).points("cpu")) == 1
+
+
 def test_rounds_end_at_the_time_limit_but_not_before_the_least():
     plan = LatencyPlan("quick", min_rounds=1000, min_seconds=1.0, max_seconds=1e-9, floor_rounds=5)
     assert len(alternate([timed(iter([1.0] * 99), [], "d"), timed(iter([1.0] * 99), [], "p")], plan)) == 5

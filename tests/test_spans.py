@@ -247,7 +247,15 @@ def test_a_run_on_questions_leaves_answers(bench, tmp_path):
     ("answers", "words"),
     [
         (pa.array(["x"] * 2), "answers are structures of text and answer_start"),
+        (pa.array([{"text": "cat", "answer_start": 4}] * 2), "answers are structures of text and answer_start, lists of texts"),
+        (pa.array([{"text": ["cat"], "answer_start": ["4"]}] * 2), "answers are structures of text and answer_start"),
         (pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": ["cat"], "answer_start": [5]}]), "the answers in row 1 do not stand"),
+        (
+            pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": ["cat"], "answer_start": [None]}]),
+            "the answers in row 1 do not stand",
+        ),
+        (pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": [None], "answer_start": [4]}]), "the answers in row 1 do not stand"),
+        (pa.array([{"text": [CONTEXT[-2]], "answer_start": [-2]}] * 2), "the answers in row 0 do not stand"),
         (pa.array([{"text": ["cat"], "answer_start": [4]}, None]), "is empty in row 1"),
         (pa.array([{"text": ["cat"], "answer_start": [4]}, {"text": [], "answer_start": []}]), "row 1 has no answer"),
     ],

@@ -48,6 +48,7 @@ def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", t
     entry |= {"id": record.run_id(run, "c" * 64, PROTOCOL), "status": status, "created": created, **changes}
     entry["machine"] = {"name": "test-2c", "threads": threads}
     point = {"batch": timed[0], "length": timed[1], "dtype": "float32", "mode": "eager"}
+    point |= {"speedup": 2.0, "low": 1.9, "high": 2.1, "dense_ms": 10.0, "pruned_ms": 5.0}
     entry["latency"] |= {"plan": plan, "notes": list(notes), "headline": point, "grid": [point]}
     return entry
 
@@ -138,6 +139,59 @@ def test_many_writers_of_one_cell_all_finish(tmp_path):
     assert len(set(folders)) == 12
     assert not list((tmp_path / "test-2c").glob(".half*"))
     assert len(store.load(tmp_path).records) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("precision", None),
+        ("command", 3),
+        ("seed", 2**70),
+        ("seed", True),
+        ("ratio", 1.0),
+        ("ratio", float("nan")),
+        ("recover", "2 epochs"),
+        ("pruned.score", "70"),
+        ("pruned.metrics", 70.0),
+        ("pruned.heads", [1.5]),
+        ("dense.checkpoint", "here"),
+        ("prune.notes", None),
+        ("prune.notes", [1]),
+        ("prune.stages", {"measure": "long"}),
+        ("latency.plan", "thorough"),
+        ("latency.grid", [None]),
+        ("latency.headline", {"batch": 1}),
+        ("latency.limits", 2.0),
+        ("machine.name", 5),
+        ("machine.load", "high"),
+    ],
+)
+def test_a_record_that_was_damaged_by_hand_is_passed_over(tmp_path, path, value):
+    """Every reader relies on keys and kinds, and one bad folder must not hide all the others."""
+    good, bad = store.write(tmp_path, made(), {}), store.write(tmp_path, made(), {})
+    damaged = json.loads((bad / "record.json").read_text())
+    *way, last = path.split(".")
+    (damaged[way[0]] if way else damaged)[last] = value
+    (bad / "record.json").write_text(json.dumps(damaged))
+    loaded = store.load(tmp_path)
+    assert [entry.folder for entry in loaded.records] == [good]
+    assert loaded.broken == [bad]
+
+
+@pytest.mark.parametrize("size", [0, 40])
+def test_truncated_arrays_are_no_record(tmp_path, size):
+    folder = store.write(tmp_path, made(), {"x": np.zeros(1000)})
+    content = (folder / "arrays.npz").read_bytes()
+    (folder / "arrays.npz").write_bytes(content[:size])
+    assert store.load(tmp_path).broken == [folder]
+
+
+def test_a_field_that_names_a_record_counts_by_its_content(tmp_path):
+    def key(folder):
+        return record.run_id(run_of(method="replay", method_fields={"record": str(folder)}), "c" * 64, PROTOCOL)
+
+    first, same, other = (store.write(tmp_path, made(), {"heads": np.full((2, 3), value)}) for value in (1.0, 1.0, 0.0))
+    assert key(first) == key(same) != key(other)
 
 
 def test_broken_foreign_and_half_written_records_are_reported(tmp_path):

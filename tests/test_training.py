@@ -18,9 +18,11 @@ from transformers import AutoModelForMaskedLM
 
 from bench import checkpoint, contract, label_words, losses
 from bench.budget import Budget
+from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
 from bench.model import logits_of
+from bench.recover import Recovery
 from bench.shrink import grow, mask_error, shrink
 from bench.training import Drawn, last_checkpoint
 from methods.movement import Unstructured
@@ -481,8 +483,26 @@ def test_an_unlabelled_train_split_is_enough_for_methods_without_labels(bench, s
     assert "no dense checkpoint" in bench("method=kprune", *SMALL[:-1], "task.tuning.epochs=9", env=there).stderr
 
 
+@pytest.mark.parametrize(("epochs", "rounds", "shares"), [(1.0, 3, [1, 1, 2]), (2.0, 2, [4, 4]), (0.5, 2, [1, 1])])
+def test_rounds_share_the_updates_of_all_epochs(tmp_path, monkeypatch, epochs, rounds, shares):
+    model = contract.tiny(dtype=torch.float32)
+    training = contract.training(model, tmp_path)  # 16 texts, batches of 4
+    steps = []
+    monkeypatch.setattr(type(training), "fit", lambda self, module, plan, distil: steps.append(plan.steps))
+    recovery = Recovery(Recover(epochs, False, rounds), training)
+    recovery.prune(model, Budget.of(model.shape, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
+    assert steps == shares
+
+
+def test_more_rounds_than_updates_are_a_reason_to_skip(tmp_path):
+    model = contract.tiny(dtype=torch.float32)
+    recovery = Recovery(Recover(1.0, False, 5), contract.training(model, tmp_path))
+    with pytest.raises(Skip, match=r"recover.rounds=5: 1 epochs have 4 updates"):
+        recovery.prune(model, Budget.of(model.shape, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
+
+
 def test_rounds_that_want_back_what_is_gone_say_so(bench, tmp_path):
-    done = bench("method=random", *SMALL[:-1], "recover.epochs=1", "recover.rounds=3")
+    done = bench("method=random", *SMALL[:-1], "recover.epochs=2", "recover.rounds=3")
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "results").glob("*/*/record.json")
     assert any("its units were gone before" in note for note in json.loads(file.read_text())["prune"]["notes"])
