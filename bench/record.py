@@ -191,7 +191,10 @@ def method_words(record: Record) -> str:
 
 def set_fields(record: Record) -> list[str]:
     """The method's fields that the command line set, as typed: with them it is another method. A replay's record is none."""
-    words = (word.lstrip("+") for word in shlex.split(record.get("command") or ""))
+    try:
+        words = [word.lstrip("+") for word in shlex.split(record.get("command") or "")]
+    except ValueError:  # an open quotation: nobody could type it
+        return []
     return sorted(word for word in words if word.startswith("method.") and not word.startswith("method.record="))
 
 
