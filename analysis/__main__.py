@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from analysis import grid
+from analysis.frame import known_machine
 from bench import store
 from bench.errors import UserError, nearest
 from bench.show import print_table
@@ -93,17 +94,10 @@ def _refuse(message: str) -> NoReturn:
 
 def _grid(name: str, changes: dict[str, str], folders: list[Path]) -> None:
     found = [entry for folder in folders for entry in store.load(folder).records]
-    machine = _machine(changes.pop("machine", None), (entry.record["machine"]["name"] for entry in found)) or grid.most_timed(found)
+    machine = known_machine(changes.pop("machine", None), (entry.record["machine"]["name"] for entry in found)) or grid.most_timed(found)
     rows = grid.table(name, found, machine, {key: _value(key, value) for key, value in changes.items()})
     print(f"passes, seconds and speedups: {machine}")
     print_table(rows, grid.HEADER, grid.DISPENSABLE, words=3)
-
-
-def _machine(name: str | None, known: Iterable[str]) -> str | None:
-    """A machine that is named, which has to have a record."""
-    if name is not None and name not in (there := set(known)):
-        raise UserError(f"no record of machine {name!r}{nearest(name, there)}")
-    return name
 
 
 def _value(key: str, text: str) -> Any:
@@ -125,7 +119,7 @@ def _choose(keys: dict[str, str], folders: list[Path]) -> None:
         raise UserError(f"choose needs task= and model=, and speedup= or drop={f'; not {unknown[0]}=' if unknown else ''}")
     goal = choose.Goal(*(_number(keys, name) for name in ("speedup", "drop")))
     found = frame.load(folders)
-    here = _machine(keys.get("machine"), found.table.machine) or machine.machine_name(machine.resolve_device("auto"))
+    here = known_machine(keys.get("machine"), found.table.machine) or machine.machine_name(machine.resolve_device("auto"))
     answer = choose.choose(found, here, keys["task"], keys["model"], goal)
     print(f"by the records of {here}:")
     if answer.rows:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import store
+from bench.errors import UserError, nearest
 from bench.record import Record, has_random_weights, is_quiet, method_label, method_words, passes
 from bench.store import Stored
 
@@ -115,6 +116,17 @@ def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
         folders = known.index[known.groupby(within)[content].transform("nunique") > 1]
         table.loc[folders, name] += "@" + table.loc[folders, content].str[:6]
     return table
+
+
+def known_machine(name: str | None, known: Iterable[str]) -> str | None:
+    """A machine that is named, if any.
+
+    Raises:
+        UserError: it has no record.
+    """
+    if name is not None and name not in (there := set(known)):
+        raise UserError(f"no record of machine {name!r}{nearest(name, there)}")
+    return name
 
 
 def scored(table: pd.DataFrame) -> pd.DataFrame:

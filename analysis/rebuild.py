@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis import figures, frame, grid, published, report, style, tables
-from bench.errors import UserError, nearest
+from bench.errors import UserError
 from bench.grid import names as grids
 
 
@@ -18,9 +18,7 @@ def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Itera
     yield from found.problems
     if found.table.empty:
         raise UserError(f"{', '.join(map(str, folders))}: no record; python -m bench makes the first, make grid-small many")
-    if machine is not None and machine not in (there := set(found.table.machine)):
-        raise UserError(f"no record of machine {machine!r}{nearest(machine, there)}")
-    here = machine or grid.most_timed(list(found.stored.values()))
+    here = frame.known_machine(machine, found.table.machine) or grid.most_timed(list(found.stored.values()))
     for kind in ("tables", "figures"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     yield f"timings: {here}"

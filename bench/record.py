@@ -20,7 +20,7 @@ from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
 from bench.masks import Masks, WeightMasks
-from bench.schema import SCHEMA, SECTIONS
+from bench.schema import INSIDE, SCHEMA
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,10 +71,10 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "round_to": run.keys.round_to,
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
-        "calibration": {**dict.fromkeys(SECTIONS["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
-        "dense": dict.fromkeys((*SECTIONS["dense"], "base")),
-        "pruned": dict.fromkeys((*SECTIONS["pruned"], "mask_bytes", "mask_sha256")),
-        "prune": {**dict.fromkeys(SECTIONS["prune"]), "notes": []},
+        "calibration": {**dict.fromkeys(INSIDE["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
+        "dense": dict.fromkeys((*INSIDE["dense"], "base")),
+        "pruned": dict.fromkeys((*INSIDE["pruned"], "mask_bytes", "mask_sha256")),
+        "prune": {**dict.fromkeys(INSIDE["prune"]), "notes": []},
         "latency": {
             "plan": run.keys.latency.plan,
             "headline": None,
@@ -84,7 +84,7 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
             "limits": None,
             "rounding": None,
         },
-        "seconds": dict.fromkeys(SECTIONS["seconds"]),
+        "seconds": dict.fromkeys(INSIDE["seconds"]),
         "machine": None,
         "software": software(run),
     }

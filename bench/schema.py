@@ -8,57 +8,38 @@ from typing import Any
 SCHEMA = 1
 STATUSES = ("ok", "skipped", "failed")
 PLANS = ("none", "quick", "paper")  # of latency, each holding what the one before it holds
-SECTIONS = {  # the keys of the record's sections; always all present, null where not measured
-    "data": ("train", "validation", "source"),
-    "calibration": ("sampler", "examples", "tokens", "batch", "sha256"),
-    "dense": ("score", "metrics", "flops", "params", "checkpoint", "expected"),
-    "pruned": (
-        "score",
-        "metrics",
-        "flops",
-        "params",
-        "flops_kept",
-        "params_kept",
-        "weights_kept",
-        "heads",
-        "neurons",
-        "mask_error",
-    ),  # and of weights' masks
-    "prune": ("seconds", "stages", "peak_bytes", "pass_seconds", "passes", "notes"),
-    "latency": ("plan", "headline", "grid", "notes"),  # and table, null but for unit=latency
-    "seconds": ("total", "dense", "prune", "shrink", "score", "latency"),
-    "software": ("python", "torch", "transformers", "prunebench", "commit", "dirty", "method_source"),
-}
-
 Kinds = Mapping[str, tuple[type, ...]]
 TEXT, NUMBER, OBJECT = (str, NoneType), (int, float, NoneType), (dict, NoneType)
+INSIDE: Mapping[str, Kinds] = {
+    "method": {"name": (str,)},
+    "machine": {"name": (str,), "threads": (int,)},
+    "recover": {"epochs": (int, float), "distil": (bool,), "rounds": (int,)},
+    "data": dict.fromkeys(("train", "validation", "source"), TEXT),
+    "calibration": {"sampler": TEXT, **dict.fromkeys(("examples", "tokens", "batch"), (int, NoneType)), "sha256": TEXT},
+    "dense": {"score": NUMBER, "metrics": OBJECT, "flops": NUMBER, "params": NUMBER, "checkpoint": OBJECT, "expected": NUMBER},
+    "pruned": {
+        "score": NUMBER,
+        "metrics": OBJECT,
+        **dict.fromkeys(("flops", "params", "flops_kept", "params_kept", "weights_kept"), NUMBER),
+        **dict.fromkeys(("heads", "neurons"), (list, NoneType)),
+        "mask_error": NUMBER,
+    },  # and of weights' masks
+    "prune": {"seconds": NUMBER, "stages": OBJECT, **dict.fromkeys(("peak_bytes", "pass_seconds", "passes"), NUMBER), "notes": (list,)},
+    "latency": {"plan": (str,), "headline": OBJECT, "grid": (list,), "notes": (list,)},  # and table, null but for unit=latency
+    "seconds": dict.fromkeys(("total", "dense", "prune", "shrink", "score", "latency"), NUMBER),
+    "software": {
+        **dict.fromkeys(("python", "torch", "transformers", "prunebench", "commit"), TEXT),
+        "dirty": (bool, NoneType),
+        "method_source": TEXT,
+    },
+}
 RECORD: Kinds = {
     **dict.fromkeys(("id", "created", "command", "task", "model", "unit", "device", "precision"), (str,)),
     **dict.fromkeys(("reason", "attention"), TEXT),
     "ratio": (int, float),
     "seed": (int,),
+    **dict.fromkeys(INSIDE, (dict,)),
     "recover": OBJECT,
-    **dict.fromkeys(("method", "machine", *SECTIONS), (dict,)),
-}
-INSIDE: Mapping[str, Kinds] = {
-    "method": {"name": (str,)},
-    "machine": {"name": (str,), "threads": (int,)},
-    "recover": {"epochs": (int, float), "distil": (bool,), "rounds": (int,)},
-    "data": dict.fromkeys(SECTIONS["data"], TEXT),
-    "calibration": {"sampler": TEXT, "sha256": TEXT, **dict.fromkeys(("examples", "tokens", "batch"), (int, NoneType))},
-    "dense": {**dict.fromkeys(("score", "flops", "params", "expected"), NUMBER), "metrics": OBJECT, "checkpoint": OBJECT},
-    "pruned": {
-        **dict.fromkeys(("score", "flops", "params", "flops_kept", "params_kept", "weights_kept", "mask_error"), NUMBER),
-        "metrics": OBJECT,
-        **dict.fromkeys(("heads", "neurons"), (list, NoneType)),
-    },
-    "prune": {**dict.fromkeys(("seconds", "peak_bytes", "pass_seconds", "passes"), NUMBER), "stages": OBJECT, "notes": (list,)},
-    "latency": {"plan": (str,), "headline": OBJECT, "grid": (list,), "notes": (list,)},
-    "seconds": dict.fromkeys(SECTIONS["seconds"], NUMBER),
-    "software": {
-        **dict.fromkeys(("python", "torch", "transformers", "prunebench", "commit", "method_source"), TEXT),
-        "dirty": (bool, NoneType),
-    },
 }
 POINT: Kinds = {
     **dict.fromkeys(("batch", "length"), (int,)),

@@ -109,7 +109,6 @@ def load(root: Path) -> Loaded:
         try:
             stored = read(folder)
             key = (stored.record["machine"]["name"], stored.record["id"])
-            _rank(stored)
         except (OSError, ValueError, RecursionError):
             broken.append(folder)
             continue
