@@ -82,14 +82,27 @@ def output_labels(run: Run, checkpoint: Checkpoint) -> list[int]:
         return checkpoint.label_map
     named = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8")).get("id2label")
     if labels and isinstance(named, dict) and len(named) == len(labels):
-        names = [_plain(str(named.get(str(i), i))) for i in range(len(labels))]
-        if sorted(names) == sorted(map(_plain, labels)):
-            return [list(map(_plain, labels)).index(name) for name in names]
+        found = _by_name([str(named.get(str(i), i)) for i in range(len(labels))], labels)
+        return found or list(range(run.task.outputs))
     return list(range(run.task.outputs))
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def _by_name(names: list[str], labels: list[str]) -> list[int] | None:
+    """The place among the labels of each name; None where they are not the same names. They are compared as they are first, then
+    without regard to case, then by their letters and digits alone, as far as that still tells the labels apart."""
+    for plain in (str, _caseless, _alphanumeric):
+        found, wanted = [plain(name) for name in names], [plain(label) for label in labels]
+        if all(wanted) and len(set(wanted)) == len(wanted) and sorted(found) == sorted(wanted):
+            return [wanted.index(name) for name in found]
+    return None
+
+
+def _caseless(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _alphanumeric(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 @torch.no_grad()
