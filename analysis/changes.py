@@ -53,7 +53,7 @@ def _of_run(a: Frame, b: Frame, key: tuple[object, ...], one: pd.Series, other: 
 def _score(a: Frame, b: Frame, one: pd.Series, other: pd.Series) -> list[str] | None:
     """Both scores and the difference with its interval, where that leaves out zero; or that the examples are not the same."""
     try:
-        found = paired(str(one.score_name), b.stored[other.folder].arrays(), a.stored[one.folder].arrays())
+        found = paired(str(one.score_name), b.arrays(other.folder), a.arrays(one.folder))
     except ValueError:
         return [f"{one.score:.2f}", f"{other.score:.2f}", "other examples"]
     if found.low <= 0 <= found.high:

@@ -65,7 +65,7 @@ def choose(frame: Frame, machine: str, task: str, model: str, goal: Goal) -> Ans
 def _row(frame: Frame, group: pd.DataFrame, goal: Goal) -> dict[str, object]:
     newest = group.iloc[-1]
     score, dense, speedup = group.score.mean(), group.dense_score.mean(), group.speedup.mean()
-    noise = over_examples(str(newest.score_name), frame.stored[str(newest.name)].arrays())
+    noise = over_examples(str(newest.score_name), frame.arrays(str(newest.name)))
     low, high = group.speedup_low.min(), group.speedup_high.max()
     if goal.speedup is not None:
         how = "surely" if low >= goal.speedup else "likely" if speedup >= goal.speedup else "no"

@@ -199,7 +199,7 @@ def _largest(groups: Any) -> tuple[Any, pd.DataFrame]:
 
 
 def _share(frame: Frame, group: pd.DataFrame, kind: str) -> Any:
-    return np.mean([(frame.stored[folder].arrays()[kind] != 0).mean(1) for folder in group.index], axis=0)
+    return np.mean([(frame.arrays(folder)[kind] != 0).mean(1) for folder in group.index], axis=0)
 
 
 def stages(frame: Frame, machine: str) -> Drawn | None:

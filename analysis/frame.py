@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench import store
+from analysis.statistics import auc, matthews
+from bench import store, verdict
 from bench.errors import UserError, nearest
 from bench.record import Record, has_random_weights, is_quiet, method_label, method_words, passes
 from bench.store import Stored
 
 Getter = Callable[[Record], Any]
+BOTH = (("dense", "_dense"), ("pruned", ""))  # models, and how their columns end
 CELL = ["task", "model", "sample", "ratio", "method"]  # what the seeds of one measurement share
 
 
@@ -73,12 +76,20 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "timed_batch": ("Int64", _in("latency", "headline", "batch")),
     "timed_length": ("Int64", _in("latency", "headline", "length")),
     "flops_bound": ("Float64", _in("latency", "limits", "flops_bound")),
+    "suspect": ("string", verdict.suspect),
+}
+
+
+# What a record alone does not tell, from its arrays too; missing where nothing was scored.
+JUDGED: dict[str, str] = {
+    **dict.fromkeys(("trivial", "auc_dense", "auc", "matthews_dense", "matthews"), "Float64"),
+    "collapsed": "boolean",
 }
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, so that what is computed from it can be kept
 class Frame:
-    """`table` has one row for each record, columns as in COLUMNS, and is indexed by the record's folder (a string).
+    """`table` has one row for each record, columns as in COLUMNS and JUDGED, and is indexed by the record's folder (a string).
 
     `stored` gives by that index the record itself and its arrays; `problems` are sentences about what was passed over.
     """
@@ -86,6 +97,10 @@ class Frame:
     table: pd.DataFrame
     stored: dict[str, Stored]
     problems: list[str]
+
+    def arrays(self, folder: str) -> dict[str, Any]:
+        """The arrays of a record, read once."""
+        return _arrays(self.stored[folder])
 
 
 def load(folders: Iterable[Path]) -> Frame:
@@ -105,7 +120,27 @@ def of(stored: dict[str, Stored]) -> pd.DataFrame:
     """The table of some records."""
     columns = {name: [get(entry.record) for entry in stored.values()] for name, (_, get) in COLUMNS.items()}
     table = pd.DataFrame(columns, index=pd.Index(list(stored), dtype="string", name="folder"))
-    return _told_apart(table.astype({name: kind for name, (kind, _) in COLUMNS.items()}))
+    judged = pd.DataFrame([_judged(entry) for entry in stored.values()], columns=list(JUDGED), index=table.index)
+    kinds = {name: kind for name, (kind, _) in COLUMNS.items()}
+    return _told_apart(table.join(judged).astype(kinds | JUDGED))
+
+
+def _judged(entry: Stored) -> dict[str, Any]:
+    """What JUDGED names, of one record."""
+    name = score_name(entry.record)
+    if entry.record["status"] != "ok" or name is None:
+        return {}
+    arrays = _arrays(entry)
+    return {
+        "trivial": verdict.trivial(name, arrays),
+        "collapsed": verdict.is_collapsed(None if entry.record["pruned"]["score"] is None else name, arrays),
+        **{f"{measure.__name__}{end}": measure(arrays, which) for measure in (auc, matthews) for which, end in BOTH},
+    }
+
+
+@cache
+def _arrays(entry: Stored) -> dict[str, Any]:
+    return entry.arrays()
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:

@@ -259,7 +259,7 @@ def _columns(row: Any) -> dict[str, Cell]:
         "± seeds": _cell(row.seeds, ".2f") if pd.notna(row.seeds) else Cell("1 run"),
         "± examples": _cell(row.examples, ".2f"),
         "dense": _cell(row.dense, ".2f"),
-        "drop": _cell(row["drop"], ".2f"),
+        "drop": _cell(row["lost"], ".2f"),
         "runs": _cell(row.runs, "d"),
         "passes": _cell(row.passes, ".2f"),
         "seconds": _cell(row.seconds, ".1f"),

@@ -5,17 +5,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import special, stats
+from sklearn.metrics import matthews_corrcoef
 
 Arrays = Mapping[str, Any]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
+SEEDS = 3  # from which on their spread is told
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def over_seeds(values: Sequence[float]) -> float | None:
 
 
 def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
-    """Half of the 95 % percentile interval of a score (in percent) under resampling of the evaluation examples.
+    """Half of the 95 % percentile interval of a score (in percent) under resampling of the evaluation examples, or of the clusters
+    that they come in (the articles of SQuAD's questions).
 
     A bootstrap with fixed draws, the same for all records of a split.
 
@@ -76,9 +80,21 @@ def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
 def resampled(score: str, arrays: Arrays, which: str) -> Floats:
     """The score, in percent, of RESAMPLES bootstrap samples of the examples."""
     measure, columns = _of(score, arrays, which)
-    examples = len(columns[0])
-    rows = np.random.default_rng(0).integers(0, examples, (RESAMPLES, examples))
-    return measure(*(column[rows] for column in columns))
+    return measure(_weights(len(columns[0]), arrays.get("cluster")), *columns)
+
+
+def _weights(examples: int, cluster: NDArray[np.int64] | None) -> Floats:
+    """How often each bootstrap sample holds each example, [RESAMPLES, examples]."""
+    return _drawn(examples, None if cluster is None else cluster.tobytes())
+
+
+@lru_cache(maxsize=8)
+def _drawn(examples: int, cluster: bytes | None) -> Floats:
+    member = np.arange(examples) if cluster is None else np.frombuffer(cluster, np.int64)
+    units = int(member.max()) + 1
+    rows = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
+    counts = np.bincount((rows + units * np.arange(RESAMPLES)[:, None]).ravel(), minlength=RESAMPLES * units)
+    return counts.reshape(RESAMPLES, units)[:, member].astype(np.float64)
 
 
 def paired(score: str, first: Arrays, second: Arrays) -> Difference:
@@ -89,9 +105,70 @@ def paired(score: str, first: Arrays, second: Arrays) -> Difference:
     Raises:
         ValueError: the score is of no kind that is known here, or the runs were not scored on the same examples.
     """
-    _check_same_examples(first, second)
-    low, high = np.percentile(resampled(score, first, "pruned") - resampled(score, second, "pruned"), [2.5, 97.5])
-    return Difference(_value(score, first) - _value(score, second), float(low), float(high))
+    return paired_over_seeds(score, [first], [second])
+
+
+def paired_over_seeds(score: str, first: Sequence[Arrays], second: Sequence[Arrays]) -> Difference:
+    """The mean difference of a score between two methods' runs, the i-th of both with the same seed.
+
+    The interval is that of the examples (bootstrap, the same draws for all runs). With three seeds or more it is widened by the
+    95 % t interval of the mean over seeds; the two halves add up as independent errors do.
+
+    Raises:
+        ValueError: as `paired`.
+    """
+    for one, other in zip(first, second, strict=True):
+        _check_same_examples(one, other)
+    return _difference(score, [((one, "pruned"), (other, "pruned")) for one, other in zip(first, second, strict=True)])
+
+
+def lost(score: str, runs: Sequence[Arrays]) -> Difference:
+    """By how much the dense model scores above the pruned one, the mean over a method's runs; the interval as of `paired_over_seeds`."""
+    return _difference(score, [((run, "dense"), (run, "pruned")) for run in runs])
+
+
+def _difference(score: str, pairs: Sequence[tuple[tuple[Arrays, str], tuple[Arrays, str]]]) -> Difference:
+    spread = np.mean([resampled(score, *one) - resampled(score, *other) for one, other in pairs], axis=0)
+    differences = [_value(score, *one) - _value(score, *other) for one, other in pairs]
+    mean = float(np.mean(differences))
+    low, high = (float(end) for end in np.percentile(spread, [2.5, 97.5]))
+    if len(pairs) >= SEEDS:
+        seeds = over_seeds(differences) or 0.0
+        low, high = mean - float(np.hypot(mean - low, seeds)), mean + float(np.hypot(high - mean, seeds))
+    return Difference(mean, low, high)
+
+
+def auc(arrays: Arrays, which: str = "pruned") -> float | None:
+    """The area under the ROC curve in percent, for several classes the mean of each against the rest; None where there are
+    no classes, or all examples are of one.
+
+    It judges the order of the examples, whatever the threshold: 50 is chance, below that the order is turned around.
+    """
+    if not _has_classes(arrays):
+        return None
+    gold, scores = arrays["gold"], _log_probabilities(arrays, which)
+    if scores.shape[1] == 2:
+        scores = (scores[:, 1] - scores[:, 0])[:, None]
+        found = [_auc(scores[:, 0], gold == 1)]
+    else:
+        found = [_auc(scores[:, label], gold == label) for label in range(scores.shape[1])]
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _auc(scores: Floats, positive: Bools) -> float | None:
+    """By the rank sum of the positive examples (Mann and Whitney); ties count half."""
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return None
+    return 100.0 * float(stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2) / (count * others)
+
+
+def matthews(arrays: Arrays, which: str = "pruned") -> float | None:
+    """Matthews' correlation of answers and labels, times 100; 0 where all answers are alike; None where there are no classes."""
+    if not _has_classes(arrays):
+        return None
+    return 100.0 * float(matthews_corrcoef(arrays["gold"], _answers(arrays, which)))
 
 
 def mcnemar(first: Arrays, second: Arrays) -> float:
@@ -201,14 +278,14 @@ def _log_probabilities(arrays: Arrays, which: str) -> Floats:
     return np.asarray(special.log_softmax(arrays[f"logits_{which}"].astype(np.float64), axis=1))
 
 
-def _value(score: str, arrays: Arrays) -> float:
-    """A score of the pruned model, in percent."""
-    measure, columns = _of(score, arrays, "pruned")
-    return float(measure(*columns))
+def _value(score: str, arrays: Arrays, which: str) -> float:
+    """A score of a model, in percent."""
+    measure, columns = _of(score, arrays, which)
+    return float(measure(np.ones((1, len(columns[0]))), *columns)[0])
 
 
 def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], list[NDArray[Any]]]:
-    """A score as a function of columns with one row per example; the function takes any leading axes before that of the examples."""
+    """A score as a function of weights [samples, examples] and of columns [examples]; it gives one value a sample."""
     if score in ("exact_match", "f1") and f"em_{which}" in arrays:
         return _mean, [arrays[f"{'em' if score == 'exact_match' else 'f1'}_{which}"]]
     gold, logits = arrays["gold"], arrays[f"logits_{which}"].astype(np.float64)
@@ -222,26 +299,38 @@ def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], 
     raise ValueError(f"no interval for the score {score!r}")
 
 
-def _mean(values: Floats) -> Floats:
-    return np.asarray(values.mean(-1))
+def _mean(weights: Floats, values: Floats) -> Floats:
+    return np.asarray(weights @ values / weights.sum(1))
 
 
-def _f1(predicted: Bools, gold: Bools) -> Floats:
-    return np.asarray(200.0 * (predicted & gold).sum(-1) / np.maximum(predicted.sum(-1) + gold.sum(-1), 1))
+def _f1(weights: Floats, predicted: Bools, gold: Bools) -> Floats:
+    both, either = weights @ (predicted & gold), weights @ (predicted.astype(np.float64) + gold)
+    return np.asarray(200.0 * both / np.maximum(either, 1))
 
 
-def _pearson(predicted: Floats, gold: Floats) -> Floats:
-    """0 where one side is constant."""
-    x, y = _centred(predicted), _centred(gold)
-    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
-    return np.asarray(100.0 * (x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
+def _pearson(weights: Floats, predicted: Floats, gold: Floats) -> Floats:
+    """Columns [examples] or [samples, examples]; 0 where one side is constant."""
+    x, y = _centred(weights, predicted), _centred(weights, gold)
+    over = [(weights * product).sum(1) for product in (x * y, x * x, y * y)]
+    scale = np.sqrt(over[1] * over[2])
+    return np.asarray(100.0 * over[0] / np.where(scale > 0, scale, 1.0))
 
 
-def _centred(values: Floats) -> Floats:
-    """Taking off the first value first makes what is constant exactly 0."""
-    moved = values - values[..., :1]
-    return np.asarray(moved - moved.mean(-1, keepdims=True))
+def _centred(weights: Floats, values: Floats) -> Floats:
+    """Taking off the value of a sampled example first makes what is constant in a sample exactly 0."""
+    every = np.broadcast_to(values, weights.shape)
+    moved = every - np.take_along_axis(every, (weights > 0).argmax(1)[:, None], 1)
+    return np.asarray(moved - (weights * moved).sum(1, keepdims=True) / weights.sum(1, keepdims=True))
 
 
-def _spearman(predicted: Floats, gold: Floats) -> Floats:
-    return _pearson(stats.rankdata(predicted, axis=-1), stats.rankdata(gold, axis=-1))
+def _spearman(weights: Floats, predicted: Floats, gold: Floats) -> Floats:
+    return _pearson(weights, _ranks(weights, predicted), _ranks(weights, gold))
+
+
+def _ranks(weights: Floats, values: Floats) -> Floats:
+    """The rank of each example in each sample, ties averaged, [samples, examples]."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    return np.asarray((held.cumsum(1) - held / 2 + 0.5)[:, group])

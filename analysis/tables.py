@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.frame import CELL, Frame, newest, scored, single_weights
 from analysis.published import most_saved
-from analysis.statistics import calibration_error, changes, divergence, over_examples, over_seeds, paired, ranking
+from analysis.statistics import calibration_error, changes, divergence, lost, over_examples, over_seeds, paired_over_seeds, ranking
 
 HEADINGS = {"seeds": "± seeds", "examples": "± examples", "sample": "tokens (thousands)"}  # where a column's name is not enough
 SPOILT = ["seconds", "peak_bytes", "speedup", "speedup_low", "speedup_high"]
@@ -31,20 +31,38 @@ def timed(frame: Frame, machine: str) -> pd.DataFrame:
     return found.assign(**{name: found[name].where(found.quiet) for name in SPOILT})
 
 
+MEANS = ["trivial", "auc_dense", "auc", "matthews_dense", "matthews"]
+
+
 @cache
 def accuracy(frame: Frame) -> pd.DataFrame:
-    """One row for each cell: `runs` that differ in masks or score, `dense`, `score`, `drop`, half intervals over seeds and over examples,
-    and `wins`: no other method's run of the same seed is as good within the paired interval."""
+    """One row for each cell (task, model, sample, ratio, method).
+
+    `runs` that differ in masks or score (a deterministic method has one); means of `dense`, `score` and of the threshold-free
+    measures (MEANS); half intervals over `seeds` and over `examples`; points `lost` with its paired interval `lost_low`, `lost_high`;
+    `collapsed`: at least half of the runs are no better than the trivial answer (bench.verdict); `suspect`: why the row has to
+    be measured again; `wins`: no other method is as good within the paired interval. What collapsed or is suspect never wins.
+    """
     rows = []
     for key, group in runs(frame).groupby(CELL):
-        arrays = [frame.stored[folder].arrays() for folder in group.index]
+        arrays, name = [frame.arrays(folder) for folder in group.index], str(group.score_name.iloc[0])
         kept = [np.concatenate([one["heads"].ravel(), one["neurons"].ravel()]) for one in arrays]
         distinct = max(len({one.tobytes() for one in kept}), group.score.nunique())
-        seeds = over_seeds(group.score.tolist()) if distinct > 1 else None
-        examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
-        dense, score = group.dense_score.mean(), group.score.mean()
-        rows.append([*key, distinct, dense, score, dense - score, seeds, examples])
-    table = pd.DataFrame(rows, columns=[*CELL, "runs", "dense", "score", "drop", "seeds", "examples"])
+        loss = lost(name, arrays if distinct > 1 else arrays[:1])
+        rows.append(
+            dict(zip(CELL, key, strict=True))
+            | {"runs": distinct, "dense": group.dense_score.mean(), "score": group.score.mean()}
+            | {"seeds": over_seeds(group.score.tolist()) if distinct > 1 else None}
+            | {"examples": np.mean([over_examples(name, one) for one in arrays])}
+            | {"lost": loss.difference, "lost_low": loss.low, "lost_high": loss.high}
+            | {
+                "collapsed": bool(group.collapsed.mean() >= 0.5),
+                "suspect": group.suspect.dropna().max() if group.suspect.notna().any() else None,
+            }
+            | group[MEANS].mean().to_dict()
+        )
+    columns = [*CELL, "runs", "dense", "score", "seeds", "examples", "lost", "lost_low", "lost_high", "collapsed", "suspect", *MEANS]
+    table = pd.DataFrame(rows, columns=columns)
     return table.assign(wins=_winners(frame, table))
 
 
@@ -52,7 +70,7 @@ def _winners(frame: Frame, table: pd.DataFrame) -> list[bool]:
     """Of every row whether its method is the best of its task, model, sample and ratio beyond noise."""
     found = runs(frame)
     wins = pd.Series(False, index=table.index)
-    for _, rivals in table.groupby(CELL[:-1]):
+    for _, rivals in table[~table.collapsed & table.suspect.isna()].groupby(CELL[:-1]):
         order = rivals.sort_values("score", ascending=False)
         best, others = order.iloc[0], order.iloc[1:]
         own = _by_seed(found, best)
@@ -67,13 +85,13 @@ def _by_seed(found: pd.DataFrame, row: pd.Series) -> pd.Series:
 
 
 def _better(frame: Frame, first: pd.Series, second: pd.Series) -> bool:
-    """Whether the first run with a seed that both have is better than the second's beyond the examples' noise."""
+    """Whether the first method is better beyond noise, by the seeds that both have."""
     common = first.index.intersection(second.index)
     if common.empty:
         return False
-    a, b = frame.stored[first[common[0]]], frame.stored[second[common[0]]]
     name = str(frame.table.score_name[first[common[0]]])
-    return bool(paired(name, a.arrays(), b.arrays()).low > 0)
+    sides = ([frame.arrays(side[seed]) for seed in common] for side in (first, second))
+    return bool(paired_over_seeds(name, *sides).low > 0)
 
 
 def best_speedups(frame: Frame, machine: str, within: float = WITHIN) -> pd.DataFrame:
@@ -122,7 +140,7 @@ def weights(frame: Frame, machine: str) -> pd.DataFrame:
     found = found.assign(passes=found.passes.where(here), speedup=found.speedup.where(here & found.quiet))
     rows = []
     for key, group in found.groupby(["task", "model", "ratio", "method"]):
-        arrays = [frame.stored[folder].arrays() for folder in group.index]
+        arrays = [frame.arrays(folder) for folder in group.index]
         examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
         dense, score = group.dense_score.mean(), group.score.mean()
         cost = [group.weights_kept.mean(), group.mask_bytes.mean() / 1e6, group.passes.mean(), group.speedup.mean()]
@@ -150,7 +168,7 @@ def answers(frame: Frame) -> pd.DataFrame:
     wrong (`lost`), the other way (`gained`), wrong in another way (`changed`); calibration error of both models (percent), and
     the divergence of the pruned model's probabilities from the dense model's (nats)."""
     found = runs(frame)
-    rows = [_behind(frame.stored[folder].arrays()) for folder in found.index]
+    rows = [_behind(frame.arrays(folder)) for folder in found.index]
     columns = ["agreement", "lost", "gained", "changed", "calibration_dense", "calibration_pruned", "divergence"]
     table = pd.DataFrame(rows, columns=columns, index=found.index).astype("Float64")
     return pd.concat([found[CELL], table], axis=1).groupby(CELL)[columns].mean().dropna(how="all").reset_index()

@@ -1,5 +1,6 @@
 """Task data: where the splits of a task are found, and what is checked in them. Imports neither torch nor transformers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,14 @@ from bench.hub import fetch_split
 @dataclass(frozen=True)
 class Split:
     """One split in row order: `texts` holds one list per text column, `labels` int64 class indices or float64 numbers;
-    for questions `answers` holds each one's gold answers and the characters of the context that they start at."""
+    for questions `answers` holds each one's gold answers and the characters of the context that they start at, and `cluster`
+    the number of the article (column `title`) or, without that column, of the context that it belongs to."""
 
     sha256: str
     texts: list[list[str]]
     labels: NDArray[np.int64] | NDArray[np.float64]
     answers: list[tuple[list[str], list[int]]] = field(default_factory=list)
+    cluster: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -132,7 +135,8 @@ def read_split(path: Path, task: Task, labels: bool = True) -> Split:
                 raise UserError(f"{named} has no column {column!r}{nearest(column, schema.names)}")
             if schema.names.count(column) > 1:
                 raise UserError(f"{named} has {schema.names.count(column)} columns named {column!r}, which of them is meant?")
-        table = pq.read_table(path, columns=[*task.columns, task.label])
+        titled = task.windows is not None and "title" in schema.names and "title" not in task.columns
+        table = pq.read_table(path, columns=[*task.columns, task.label, *(["title"] if titled else [])])
     except UserError:
         raise
     except Exception as error:
@@ -145,8 +149,14 @@ def read_split(path: Path, task: Task, labels: bool = True) -> Split:
         return Split(digest(path), texts, np.empty(0, np.int64))
     if task.windows:
         answers = _answers(table[task.label], texts[1], task.windows.unanswerable, where)
-        return Split(digest(path), texts, np.empty(0, np.int64), answers)
+        return Split(digest(path), texts, np.empty(0, np.int64), answers, _numbered(table["title"].to_pylist() if titled else texts[1]))
     return Split(digest(path), texts, _labels(table[task.label], task, where))
+
+
+def _numbered(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """The number of each name, in the order in which they first appear."""
+    numbers: dict[str | None, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def _texts(column: pa.ChunkedArray, where: str) -> list[str]:

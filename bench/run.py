@@ -131,7 +131,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
                 effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)
                 record["latency"]["rounding"] = {"to": run.keys.round_to, **effect}
         record["seconds"] |= seconds
-    arrays = score.arrays(before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
+    arrays = score.arrays(run.task, before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
     return Done(arrays, small, masks, pruned.weights, checkpoint, trained.folder if trained else None)
 
 

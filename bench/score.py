@@ -176,13 +176,21 @@ def _notes(task: Task, predicted: np.ndarray, gold: np.ndarray) -> list[str]:
     return notes
 
 
-def arrays(before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
-    """What a record keeps of every example: gold labels and logits; of questions the answers and their scores."""
-    gold = {} if split.answers else {"gold": split.labels}
+def arrays(task: Task, before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
+    """What a record keeps of every example: gold labels and logits; of questions the answers and their scores, those of a trivial
+    answer, and the articles, whose questions are not independent."""
+    gold = _of_questions(task, split) if split.answers else {"gold": split.labels}
     both = [
         (f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) if side for name, array in side.arrays.items()
     ]
     return {**gold, **dict(both)}
+
+
+def _of_questions(task: Task, split: Split) -> dict[str, np.ndarray]:
+    assert task.windows is not None
+    assert split.cluster is not None
+    trivial = spans.trivial(split, task.windows.unanswerable)
+    return {"cluster": split.cluster, "em_trivial": trivial.em, "f1_trivial": trivial.f1}
 
 
 def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, examples: Examples) -> Score:

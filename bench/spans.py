@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench import config
 from bench.data import Split
 from bench.errors import UserError
+from bench.verdict import LOSE_TAILS
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -26,7 +27,7 @@ OUTSIDE = -1  # offset of a token that is not of the context
 MOST_OF_QUESTION = 64  # tokens of a question that are read (Devlin et al. 2019)
 SPECIAL = 4  # tokens that a pair may be given beside its own
 CHUNK = 256  # windows whose pairs are looked at together
-LOSE_TAILS = ("0.23.1", "0.23.2")  # tokenizers whose overflowing tokens end too early (huggingface/tokenizers#2091)
+FIRST_SENTENCE = re.compile(r"(?<=[.!?]) ")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -110,9 +111,17 @@ class Answers:
 
 def read_answers(windows: Windows, logits: NDArray[np.float32]) -> Answers:
     """Answers from the logits [windows, T, 2] of starts and ends."""
-    texts = _texts(windows, logits)
-    golds = [answers for answers, _ in windows.split.answers]
-    unanswerable = windows.plan.unanswerable
+    return _scored(_texts(windows, logits), windows.split, windows.plan.unanswerable)
+
+
+def trivial(split: Split, unanswerable: bool) -> Answers:
+    """What an answer that does not look at the question scores: no answer where there may be none, else the context's first sentence."""
+    texts = ["" if unanswerable else FIRST_SENTENCE.split(context, maxsplit=1)[0] for context in split.texts[1]]
+    return _scored(texts, split, unanswerable)
+
+
+def _scored(texts: list[str], split: Split, unanswerable: bool) -> Answers:
+    golds = [answers for answers, _ in split.answers]
     pairs = [(exact(text, gold, unanswerable), f1(text, gold, unanswerable)) for text, gold in zip(texts, golds, strict=True)]
     scores = 100 * np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return Answers(texts, scores[:, 0], scores[:, 1])

@@ -19,7 +19,7 @@ from bench.record import Record, strict
 from bench.schema import PLANS, is_whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, so that its arrays can be kept
 class Stored:
     """A record and the folder it lies in."""
 
