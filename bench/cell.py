@@ -88,6 +88,8 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
     if run.task.build and run.scored:  # takes long: what is missing is told before
         dense.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
+    if run.scored:
+        data.check_evaluation(run.task_name, task_data.validation)
     checkpoint = dense.find(run, task_data)
     if run.scored and (checkpoint is None or run.pretrained):
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports

@@ -61,6 +61,18 @@ def load(name: str, task: Task) -> TaskData:
     return TaskData(source, train, validation)
 
 
+def check_evaluation(name: str, split: Split) -> None:
+    """A score on the evaluation split can tell a good model from one that gives every example the same answer.
+
+    Raises:
+        UserError: it has one row, or the same label in every row.
+    """
+    same = len(set(split.labels.tolist())) == 1 if len(split.labels) else not any(texts for texts, _ in split.answers)
+    if len(split) == 1 or same:
+        what = "holds a single row" if len(split) == 1 else "has the same label in every row"
+        raise UserError(f"task {name}: validation.parquet {what}: no score on it tells good models from others, put several labels there")
+
+
 def _find(name: str, task: Task) -> tuple[Path, str]:
     root = place_of("BENCH_DATA")
     if root:

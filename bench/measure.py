@@ -105,7 +105,7 @@ def measure(wanted: Wanted) -> list[list[str]]:
     score = "-"
     try:
         if not has_random_weights(record):
-            score = f"{_score(saved, record, module, wanted.device):.2f}"
+            score = _score(saved, record, module, wanted.device)
     except UserError as error:
         say(f"no score: {error}")
     dense = checkpoint.dense_module(saved).to(wanted.device)
@@ -121,17 +121,21 @@ def _plan(wanted: Wanted, saved: "Saved") -> LatencyPlan:
     return replace(plan, batch=wanted.batch or plan.batch, length=wanted.length or plan.length)
 
 
-def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: str) -> float:
+def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: str) -> str:
     from bench import score
     from bench.encoding import Encoder
 
     task = _task(saved.facts.task_name, saved.facts.task)
     split = data.load(saved.facts.task_name, task).validation
+    data.check_evaluation(saved.facts.task_name, split)
     if split.sha256 != (record.get("data") or {}).get("validation"):
         say(f"the evaluation split of {saved.facts.task_name} here is not the one of the record: the scores do not compare")
     encoder = Encoder(saved.folder, task, saved.facts.arch)
     examples = encoder.examples(split)
-    return score.measured(task, score.predict(module, encoder, score.everything(examples), device), examples).score
+    found = score.measured(task, score.predict(module, encoder, score.everything(examples), device), examples)
+    for note in found.notes:
+        say(f"note: {note}")
+    return number(found.score, ".2f")
 
 
 def _task(name: str, task: Task) -> Task:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
+ROUNDING = 1e-6  # relative; the same input in batches of other shapes differs by less in float32
+
 
 class _Metric(evaluate.Metric):  # type: ignore[misc]
     """Shared by all: numbers in, one number in percent out, no files left behind."""
@@ -39,40 +41,56 @@ class F1(_Metric):
 
 
 class Pearson(_Metric):
-    """Pearson's correlation; 0 where one side is constant."""
+    """Pearson's correlation."""
 
     kind = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        return {"pearson": _correlation(stats.pearsonr, predictions, references)}
+        return {"pearson": 100 * float(stats.pearsonr(predictions, references).statistic)}
 
 
 class Spearman(_Metric):
-    """Spearman's rank correlation; 0 where one side is constant."""
+    """Spearman's rank correlation."""
 
     kind = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        return {"spearman": _correlation(stats.spearmanr, predictions, references)}
-
-
-def _correlation(function: object, predictions: list[float], references: list[float]) -> float:
-    if len(set(predictions)) < 2 or len(set(references)) < 2:
-        return 0.0
-    return 100 * float(function(predictions, references).statistic)  # type: ignore[operator]
+        return {"spearman": 100 * float(stats.spearmanr(predictions, references).statistic)}
 
 
 METRICS: dict[str, type[_Metric]] = {"accuracy": Accuracy, "f1": F1, "pearson": Pearson, "spearman": Spearman}
 
 
-def compute(names: list[str], logits: NDArray[np.float32], gold: np.ndarray) -> dict[str, float]:
-    """Metrics by name from logits [examples, outputs] and gold labels [examples]."""
-    predictions = logits[:, 0].astype(np.float64) if gold.dtype == np.float64 else logits.argmax(1)
+def compute(names: list[str], logits: NDArray[np.float32], gold: np.ndarray) -> dict[str, float | None]:
+    """Metrics by name from logits [examples, outputs] and gold labels [examples]; None where one is not defined."""
     if not np.isfinite(logits).all():
         raise ValueError("the model gives logits that are not finite")
-    results: dict[str, float] = {}
+    predicted = predictions(logits, gold)
+    results: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(prefix="prunebench-") as scratch:  # evaluate insists on a folder
         for name in names:
             metric = METRICS[name](keep_in_memory=True, cache_dir=scratch)
-            results |= metric.compute(predictions=predictions, references=gold) or {}
+            defined = undefined(name, predicted, gold) is None
+            results |= (metric.compute(predictions=predicted, references=gold) or {}) if defined else {name: None}
     return results
+
+
+def predictions(logits: NDArray[np.float32], gold: np.ndarray) -> np.ndarray:
+    """The answer to each example [examples]: a number where the gold labels are numbers, else a class."""
+    return logits[:, 0].astype(np.float64) if gold.dtype == np.float64 else logits.argmax(1)
+
+
+def undefined(name: str, predicted: np.ndarray, gold: np.ndarray) -> str | None:
+    """Why a metric of these answers is not defined; None where it is."""
+    if name == "f1":
+        return None if (gold == 1).any() else "no example is of class 1"
+    if name not in ("pearson", "spearman"):
+        return None
+    if is_constant(gold):
+        return "all examples have the same label"
+    return "the model gives every example the same number" if is_constant(predicted) else None
+
+
+def is_constant(values: np.ndarray) -> bool:
+    """Whether they are all the same, but for the rounding of float32."""
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())

@@ -72,8 +72,8 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "protocol": protocol,
         "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source},
         "calibration": {**dict.fromkeys(INSIDE["calibration"]), "sampler": plan.sampler, "batch": plan.batch},
-        "dense": dict.fromkeys((*INSIDE["dense"], "base")),
-        "pruned": dict.fromkeys((*INSIDE["pruned"], "mask_bytes", "mask_sha256")),
+        "dense": {**dict.fromkeys((*INSIDE["dense"], "base")), "notes": []},
+        "pruned": {**dict.fromkeys((*INSIDE["pruned"], "mask_bytes", "mask_sha256")), "notes": []},
         "prune": {**dict.fromkeys(INSIDE["prune"]), "notes": []},
         "latency": {
             "plan": run.keys.latency.plan,

@@ -70,7 +70,9 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             most = 1 - budget.least / budget.total
             raise Skip(f"unit=latency: at ratio={budget.ratio:g} not one head and not one neuron can be paid here, at {most:.3f} one can")
         record["dense"] |= dense_section(run, checkpoint, dense, before)
-        say(f"dense {run.task.score} {before.score:.2f}" if before else "random weights: only what they cost is measured")
+        say(f"dense {run.task.score} {before.text}" if before else "random weights: only what they cost is measured")
+        if before:
+            note(record["dense"], before.notes)
 
         if (method.labels or run.trains or run.recover) and not data.train.labelled:
             raise Skip(f"{'retraining' if run.recover else run.method} needs labels, and train has none")
@@ -113,6 +115,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             after = score.score(run, small, encoder, validation) if run.scored else None
         if after:
             record["pruned"] |= {"score": after.score, "metrics": after.metrics}
+            note(record["pruned"], after.notes)
 
         # 6. Latency: dense and shrunk in strict alternation, and why it is what it is.
         with stage("latency"):
@@ -130,3 +133,10 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         record["seconds"] |= seconds
     arrays = score.arrays(run.task, before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
     return Done(arrays, small, masks, pruned.weights, checkpoint, trained.folder if trained else None)
+
+
+def note(section: Record, notes: list[str]) -> None:
+    """Add notes to a section of the record, and say them."""
+    section["notes"] += notes
+    for text in notes:
+        say(f"note: {text}")

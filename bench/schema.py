@@ -65,12 +65,17 @@ def is_whole(found: Any) -> bool:
         and all(_of(point, POINT) for point in points)
         and (timing["headline"] is None or all(timing["headline"][key] is not None for key in ("speedup", "low", "high")))
         and all(timing.get(name) is None or isinstance(timing[name], dict) for name in TABLES)
-        and all(isinstance(note, str) for note in found["prune"]["notes"] + timing["notes"])
+        and all(isinstance(notes, list) and all(isinstance(note, str) for note in notes) for notes in _notes(found))
         and all(_is(value, NUMBER) for values in numbers for value in (values or {}).values())
         and all(_is(units, (int,)) for kind in ("heads", "neurons") for units in found["pruned"][kind] or ())
         and _is(found["machine"].get("load"), NUMBER)
         and _is(found.get("round_to"), (int, NoneType))  # a later key, as some of the machine's and of latency's are
     )
+
+
+def _notes(found: Any) -> list[Any]:
+    """Every list of notes; those of the dense and of the pruned model are later keys."""
+    return [found["prune"]["notes"], found["latency"]["notes"], *(found[name].get("notes", []) for name in ("dense", "pruned"))]
 
 
 def _of(found: Any, kinds: Kinds) -> bool:

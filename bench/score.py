@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,17 @@ Logits = NDArray[np.float32]
 @dataclass(frozen=True)
 class Score:
     """What is kept of every example in row order of the split (`logits` [examples, outputs]; of questions `answers`, `em`,
-    `f1`), the metrics in percent, and the one that is the score."""
+    `f1`), the metrics in percent, and the one that is the score; None: it is not defined, and a note says why."""
 
     arrays: dict[str, np.ndarray]
-    metrics: dict[str, float]
-    score: float
+    metrics: dict[str, float | None]
+    score: float | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The score for people."""
+        return "not defined" if self.score is None else f"{self.score:.2f}"
 
 
 def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
@@ -82,14 +88,27 @@ def output_labels(run: Run, checkpoint: Checkpoint) -> list[int]:
         return checkpoint.label_map
     named = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8")).get("id2label")
     if labels and isinstance(named, dict) and len(named) == len(labels):
-        names = [_plain(str(named.get(str(i), i))) for i in range(len(labels))]
-        if sorted(names) == sorted(map(_plain, labels)):
-            return [list(map(_plain, labels)).index(name) for name in names]
+        found = _by_name([str(named.get(str(i), i)) for i in range(len(labels))], labels)
+        return found or list(range(run.task.outputs))
     return list(range(run.task.outputs))
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def _by_name(names: list[str], labels: list[str]) -> list[int] | None:
+    """The place among the labels of each name; None where they are not the same names. They are compared as they are first, then
+    without regard to case, then by their letters and digits alone, as far as that still tells the labels apart."""
+    for plain in (str, _caseless, _alphanumeric):
+        found, wanted = [plain(name) for name in names], [plain(label) for label in labels]
+        if all(wanted) and len(set(wanted)) == len(wanted) and sorted(found) == sorted(wanted):
+            return [wanted.index(name) for name in found]
+    return None
+
+
+def _caseless(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _alphanumeric(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 @torch.no_grad()
@@ -139,11 +158,22 @@ def measured(task: Task, logits: Logits, examples: Examples) -> Score:
         raise ValueError("the model gives logits that are not finite")
     if isinstance(examples, spans.Windows):
         answers = spans.read_answers(examples, logits)
-        values = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
-        values = {name: values[name] for name in task.metrics}
-        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[task.score])
-    values = metrics.compute(task.metrics, logits, examples.split.labels)
-    return Score({"logits": logits}, values, values[task.score])
+        every: dict[str, float | None] = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
+        values = {name: every[name] for name in task.metrics}
+        notes = ["the model gives every question the same answer"] * (len(set(answers.texts)) == 1)
+        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[task.score], notes)
+    gold = examples.split.labels
+    values = metrics.compute(task.metrics, logits, gold)
+    return Score({"logits": logits}, values, values[task.score], _notes(task, metrics.predictions(logits, gold), gold))
+
+
+def _notes(task: Task, predicted: np.ndarray, gold: np.ndarray) -> list[str]:
+    """What to know of the metrics of these answers: which are not defined, and whether all answers are the same."""
+    why = {name: metrics.undefined(name, predicted, gold) for name in task.metrics}
+    notes = [f"{name} is not defined: {reason}" for name, reason in why.items() if reason]
+    if task.labels and metrics.is_constant(predicted):
+        notes.append(f"the model answers {task.labels[predicted[0]]} to every example")
+    return notes
 
 
 def arrays(task: Task, before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
@@ -185,6 +215,6 @@ def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder:
         except OSError as error:
             say(f"the dense score is not cached: {error}")
     result = measured(run.task, logits, examples)
-    if checkpoint.expected is not None and abs(result.score - checkpoint.expected) > 1:
-        say(f"warning: the dense score is {result.score:.2f}, the model's card claims {checkpoint.expected:.2f}")
+    if checkpoint.expected is not None and (result.score is None or abs(result.score - checkpoint.expected) > 1):
+        say(f"warning: the dense score is {result.text}, the model's card claims {checkpoint.expected:.2f}")
     return result

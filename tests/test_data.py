@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import data, hub
-from bench.config import HubData, Task
+from bench.config import HubData, Task, Windows
 from bench.errors import UserError
 
 PAIR = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 10.0, 64)
 NUMBER = Task(["text"], None, ["pearson"], "pearson", 10.0, 64)
+ANSWER = Task(["question", "context"], None, ["f1"], "f1", 10.0, 64, label="answers", windows=Windows(unanswerable=True))
 
 
 def split(tmp_path, task=PAIR, **columns):
@@ -122,3 +123,26 @@ def test_an_unreachable_hub_is_noticed_within_seconds(monkeypatch):
     assert not hub.reachable()
     assert time.monotonic() - start < 2 * hub.PROBE_SECONDS
     hub.reachable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "words"),
+    [
+        (PAIR, [1], "holds a single row"),
+        (PAIR, [1, 1, 1], "has the same label in every row"),
+        (NUMBER, [2.5], "holds a single row"),
+        (NUMBER, [2.5, 2.5], "has the same label in every row"),
+        (ANSWER, [{"text": ["a"], "answer_start": [0]}], "holds a single row"),
+        (ANSWER, [{"text": [], "answer_start": []}] * 2, "has the same label in every row"),
+    ],
+)
+def test_an_evaluation_split_that_tells_no_models_apart_is_refused(tmp_path, monkeypatch, task, labels, words):
+    kind = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int64()))]) if task is ANSWER else None
+    for split, values in (("train", labels * 2), ("validation", labels)):
+        columns = {name: ["a b"] * len(values) for name in task.columns}
+        (tmp_path / "t").mkdir(exist_ok=True)
+        pq.write_table(pa.table({**columns, task.label: pa.array(values, kind)}), tmp_path / "t" / f"{split}.parquet")
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    found = data.load("t", task)
+    with pytest.raises(UserError, match=f"task t: validation.parquet {words}: no score on it"):
+        data.check_evaluation("t", found.validation)

@@ -207,6 +207,26 @@ def test_outputs_are_matched_by_list_by_name_or_by_number(tmp_path, task_data, n
         assert torch.isclose(logits[label], plain[output])
 
 
+@pytest.mark.parametrize(
+    ("labels", "names", "order"),
+    [
+        (["-", "+"], ["+", "-"], [1, 0]),
+        (["C++", "C"], ["C", "C++"], [1, 0]),
+        (["C++", "C"], [" c", "c++"], [1, 0]),
+        (["a", "A"], ["A", "a"], [1, 0]),
+        (["not_equivalent", "equivalent"], ["Equivalent", "Not equivalent"], [1, 0]),
+        (["😀", "😢"], ["😢", "😀"], [1, 0]),
+        (["+", "-"], ["plus", "minus"], [0, 1]),
+        (["+", "x"], ["x", "-"], [0, 1]),
+        (["ja", "nein"], ["nein", "nein"], [0, 1]),
+    ],
+)
+def test_names_are_compared_as_they_are_and_loosened_only_where_that_tells_them_apart(tmp_path, task_data, labels, names, order):
+    folder = checkpoint(tmp_path / "m", names=names)
+    run = run_of(replace_model(path=str(folder)), replace(TASK, labels=labels))
+    assert score.output_labels(run, dense.find(run, task_data)) == order
+
+
 def test_a_label_map_that_is_no_permutation_is_told(tmp_path, task_data):
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))

@@ -28,12 +28,17 @@ def test_metrics_by_hand():
     assert values == {"accuracy": 75.0, "f1": pytest.approx(80.0)}  # precision 1, recall 2/3
 
 
-def test_correlations_are_scipys_and_zero_where_undefined():
+def test_correlations_are_scipys_and_have_no_value_where_undefined():
     predicted, gold = np.array([[0.1], [0.4], [0.2], [0.9]], np.float32), np.array([0.0, 2.0, 1.5, 5.0])
     values = metrics.compute(["pearson", "spearman"], predicted, gold)
     assert values["pearson"] == pytest.approx(100 * stats.pearsonr(predicted[:, 0], gold).statistic)
     assert values["spearman"] == pytest.approx(100 * stats.spearmanr(predicted[:, 0], gold).statistic)
-    assert metrics.compute(["pearson"], predicted * 0, gold) == {"pearson": 0.0}
+    noise = 3 + np.float32(2e-7) * np.arange(4, dtype=np.float32)[:, None]  # one number, but for rounding
+    for constant in (predicted * 0, predicted * 0 - 3, noise):
+        assert metrics.compute(["pearson", "spearman"], constant, gold) == {"pearson": None, "spearman": None}
+    assert metrics.compute(["spearman"], predicted, gold * 0) == {"spearman": None}
+    assert metrics.compute(["spearman"], predicted[:1], gold[:1]) == {"spearman": None}
+    assert metrics.compute(["accuracy", "f1"], LOGITS, np.zeros(4, np.int64)) == {"accuracy": 50.0, "f1": None}
     assert metrics.compute(["f1"], LOGITS * [1, 0] + [9, 0], np.array([0, 1, 1, 1])) == {"f1": 0.0}
 
 

@@ -21,8 +21,8 @@ KEYS = {
     "protocol data calibration dense pruned prune latency seconds machine software",
     "data": "train validation source",
     "calibration": "sampler examples tokens batch sha256",
-    "dense": "score metrics flops params checkpoint expected base",
-    "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256",
+    "dense": "score metrics flops params checkpoint expected base notes",
+    "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256 notes",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
     "latency": "plan headline grid notes table limits rounding",
     "seconds": "total dense prune shrink score latency",
@@ -290,7 +290,7 @@ def test_committed_records_are_whole():
         for section, names in KEYS.items():
             there = set(entry.record[section] if section else entry.record)
             # came after the first records
-            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers"}
+            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers", "notes"}
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())
