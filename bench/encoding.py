@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import spans
 from bench.config import Arch, Task
 from bench.data import Split
 from bench.errors import UserError, first_line
 from bench.packing import Batch, places_of
+from bench.tasks import KINDS
 
-Rows = NDArray[np.intp]
+Positions = NDArray[np.intp]
 Encoded = dict[str, list[int]]
 
 
@@ -25,10 +25,10 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
         """The token ids (and masks) of some examples, truncated, not padded."""
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         """Class indices or numbers [n], or the tokens of start and end [n, 2]."""
 
 
@@ -62,9 +62,7 @@ class Encoder:
 
     def examples(self, split: Split) -> Examples:
         """The examples of a split."""
-        if self.task.windows:
-            return spans.Windows(self.tokenizer, self.inputs, self.max_length, self.task.windows, split)
-        return _Rows(self, split)
+        return KINDS[self.task.kind].examples(self, split)
 
     def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
         """Pad on the right to the longest example: int64 tensors [B, T], labels [B] or [B, 2]."""
@@ -82,7 +80,7 @@ class Encoder:
         return out
 
 
-class _Rows:
+class Rows:
     """Every row of a split is an example, tokenised when it is asked for."""
 
     def __init__(self, encoder: Encoder, split: Split) -> None:
@@ -91,11 +89,11 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.split)
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
         texts = [[column[row] for row in rows] for column in self.split.texts]
         coded = self.encoder.tokenizer(*texts, truncation=True, padding=False, max_length=self.encoder.max_length)
         return [{name: coded[name][i] for name in self.encoder.inputs} for i in range(len(rows))]
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         found: np.ndarray = self.split.labels[np.asarray(rows, dtype=np.intp)]
         return found

@@ -154,7 +154,7 @@ class Knowledge:
             model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
         ]  # above the current sub-layer every weight is still the dense one
         # whether the loss has a gradient while student and teacher are the same network
-        self.compares_all = method.legacy_broadcast and calibration.kind == "regression"
+        self.compares_all = method.legacy_broadcast and calibration.kind.name == "regression"
 
     def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
         """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
@@ -221,16 +221,11 @@ class Knowledge:
         return heads.repeat_interleave(self.model.shape.head_dim)
 
     def _losses(self, logits: Tensor, target: Tensor, context: Context, targets: Sequence[Tensor]) -> Tensor:
-        """The loss of every example [B]: T^2 KL(teacher || student), of start and end their mean; for a regression the
-        squared error of the logits. `targets`: the teacher's logits of all parts of the group."""
-        if self.calibration.kind == "regression":
-            if self.compares_all:  # [B, 1] - [B]: every example with every other of its batch
-                return _mean_square_of_pairs(logits, torch.cat(list(targets)), context.narrowed().owners)
-            return (logits - target).square().sum(1)
-        t = self.method.temperature
-        student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
-        divergences = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
-        return t * t * divergences.view(len(logits), -1).mean(1)
+        """How far every example's logits are from the teacher's [B]: T^2 KL(teacher || student), of numbers and embeddings the
+        squared difference. `targets`: the teacher's logits of all parts of the group."""
+        if self.compares_all:  # [B, 1] - [B]: every example with every other of its batch
+            return _mean_square_of_pairs(logits, torch.cat(list(targets)), context.narrowed().owners)
+        return self.calibration.kind.divergence(logits, target, self.method.temperature)
 
 
 def _mean_square_of_pairs(logits: Tensor, targets: Tensor, owners: Tensor | None) -> Tensor:
