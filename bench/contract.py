@@ -25,17 +25,18 @@ from torch import Tensor
 from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, ModelTuning, Task, typed
-from bench.encoding import Encoded, Encoder, Rows
+from bench.encoding import Encoded, Encoder, Positions
 from bench.errors import first_line
 from bench.files import CONF
 from bench.half import bf16_layers
 from bench.machine import hush, repeatable
 from bench.masks import Masks, Shape, WeightMasks
 from bench.method import Method, Scorer, Skip
-from bench.model import PrunableModel, auto_class
+from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.shrink import mask_error, shrink, zeroed
 from bench.stages import say
+from bench.tasks import KINDS
 
 if TYPE_CHECKING:
     from bench.training import Training
@@ -71,12 +72,12 @@ def tiny(
     attention = "eager" if family == "mpnet" else "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = auto_class(kind).from_config(config, attn_implementation=attention)
+        module = KINDS[kind].from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if "LayerNorm.weight" not in name and "layer_norm.weight" not in name:
                     parameter.normal_(0, 0.3)
-    return PrunableModel(module.to(dtype), arch_of(family))
+    return PrunableModel(module.to(dtype), arch_of(family), KINDS[kind])
 
 
 def batch(lengths: list[int], seed: int = 0, regression: bool = False, classes: int = 2) -> dict[str, Tensor]:
@@ -101,7 +102,9 @@ def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
     kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
-    return Calibration(list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
+    return Calibration(
+        list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, KINDS[kind], "", np.random.default_rng(seed)
+    )
 
 
 def training(model: PrunableModel, folder: Path, regression: bool = False) -> "Training":
@@ -147,10 +150,10 @@ class _Made:
     def __len__(self) -> int:
         return len(self.coded)
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
         return [self.coded[row] for row in rows]
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         found: np.ndarray = self.given[np.asarray(rows)]
         return found
 

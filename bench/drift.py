@@ -28,6 +28,7 @@ def measure(repeats: int) -> dict[str, Any]:
     from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.shrink import shrink
+    from bench.tasks import KINDS
     from bench.timing import Ratio, alternate, forward, inputs
 
     machine.settle(machine.usable_cores())

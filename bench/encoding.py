@@ -90,10 +90,12 @@ class Rows:
         return len(self.split)
 
     def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
+        """The token ids (and masks) of some rows."""
         texts = [[column[row] for row in rows] for column in self.split.texts]
         coded = self.encoder.tokenizer(*texts, truncation=True, padding=False, max_length=self.encoder.max_length)
         return [{name: coded[name][i] for name in self.encoder.inputs} for i in range(len(rows))]
 
     def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
+        """The labels of some rows."""
         found: np.ndarray = self.split.labels[np.asarray(rows, dtype=np.intp)]
         return found

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration

@@ -36,6 +36,7 @@ def _first_undecodable(column: pa.ChunkedArray) -> int:
 
 
 def no_nulls(column: pa.ChunkedArray, where: str) -> None:
+    """Raise UserError where a row is empty."""
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise UserError(f"{where} is empty in row {row}")

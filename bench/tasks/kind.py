@@ -34,6 +34,11 @@ class Score:
     score: float | None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """The score for people."""
+        return "not defined" if self.score is None else f"{self.score:.2f}"
+
 
 class Kind:
     """What depends on the kind of a task. *Logits* are a model's outputs: [B, outputs], or what the kind says instead."""
