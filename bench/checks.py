@@ -9,12 +9,12 @@ from typing import Any
 
 from bench import machine, plugin, processes
 from bench.config import Keys, LatencyPlan, Model, ModelTuning, Run, Task
-from bench.dense import EXTRA_FILES, TOKENIZER_FILES
+from bench.dense import EXTRA_FILES, FACTS_FILE, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
 
 METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spearman"}, "span": {"exact_match", "f1"}}
-FACTS_FILE, CONFIG_FILE, RECORD_FILE = "prunebench.json", "config.json", "record.json"  # of a saved model
+CONFIG_FILE, RECORD_FILE = "config.json", "record.json"  # of a saved model, beside FACTS_FILE
 WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
 BITS_FILE = "weight_masks.safetensors"  # only where single weights were pruned
 SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, BITS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from bench import hub, packages
+from bench import hub, packages, weights
 from bench.config import Arch, Run
 from bench.data import TaskData
 from bench.errors import UserError, first_line
@@ -20,6 +20,8 @@ from bench.files import cache_folder, digest, place, place_of
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
+FACTS_FILE = "prunebench.json"  # of a model that was saved by a run (docs/saved.md)
+PRUNED = "prunebench-"  # before the model type, where heads or neurons of a saved model are gone
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,9 @@ def weight_files(folder: Path) -> list[Path]:
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(_plain_name(name) for name in shards.values()):
             raise UserError(f"{index} does not say which file holds which weight")
+        for name in sorted(set(shards.values())):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} lacks {name}, which {index.name} names; fetch the checkpoint again")
         return [folder / name for name in sorted(set(shards.values()))]
     return [folder / "pytorch_model.bin"] if (folder / "pytorch_model.bin").is_file() else []
 
@@ -173,6 +178,9 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
     if not (place(folder / "config.json").is_file()):
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
     config = read_json(folder / "config.json")
+    if _is_pruned(folder, config, arch):
+        instead = f"name the checkpoint that it was pruned from, or see what it scores with python -m bench.measure {folder}"
+        raise UserError(f"{folder} is a pruned model, a run starts from a dense one: {instead}")
     if config.get("model_type") != arch.model_type:
         raise UserError(f"{folder} is a {config.get('model_type')}, not a {arch.model_type}: another model= fits it")
     files = weight_files(folder)
@@ -191,6 +199,29 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
         raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
     if head[-1][0] != outputs:
         raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
+    weights.refuse_lacking(folder, weights.lacking(shapes, config, arch, outputs, spans))
+
+
+def _is_pruned(folder: Path, config: dict[str, Any], arch: Arch) -> bool:
+    """Whether a folder is a saved model that lost heads or neurons, or whose head is one of label words."""
+    if str(config.get("model_type")).startswith(PRUNED):
+        return True
+    if not (folder / FACTS_FILE).is_file():
+        return False
+    facts = read_json(folder / FACTS_FILE)
+    kept = {"heads": config.get(arch.heads), "neurons": config.get(arch.neurons)}
+    smaller = any(units != full for name, full in kept.items() if isinstance(facts.get(name), list) for units in facts[name])
+    return smaller or facts.get("label_words") is not None
+
+
+def pruned_before(folder: Path) -> str | None:
+    """How the model in a folder came about, where a run saved it: its method, ratio, seed and id."""
+    if not (folder / FACTS_FILE).is_file():
+        return None
+    facts = read_json(folder / FACTS_FILE)
+    return "{method}, {unit} {ratio}, seed {seed}, run {id}".format(
+        **{key: facts.get(key) for key in ("method", "unit", "ratio", "seed", "id")}
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
