@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 import bench
 from bench import checks, label_words
-from bench.checks import BITS_FILE, CONFIG_FILE, FACTS_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
+from bench.checks import BITS_FILE, CONFIG_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
 from bench.config import Arch, Run, Task, typed
-from bench.dense import EXTRA_FILES, TOKENIZER_FILES, read_json, safetensors_shapes
+from bench.dense import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
 from bench.files import digest, place, sync
 from bench.masks import Masks, WeightMasks
@@ -150,17 +150,47 @@ def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequ
         safetensors.numpy.save_file(bits.packed(), half / BITS_FILE)
     for file in files:
         shutil.copyfile(file, half / file.name)
-    config: Any = module.config
-    labels = facts.task.labels or [f"LABEL_{i}" for i in range(facts.outputs)]
-    named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}  # outputs are in the task's order
-    _write_json(half / CONFIG_FILE, {key: value for key, value in config.to_dict().items() if key != "_name_or_path"} | named)
     hashed = [WEIGHTS_FILE, MASKS_FILE, *([BITS_FILE] if bits else [])]
     kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in hashed}}
-    _write_json(half / FACTS_FILE, asdict(replace(facts, **kept, label_words=label_words.found(module, facts.arch))))
+    facts = replace(facts, **kept, label_words=label_words.found(module, facts.arch))
+    _write_json(half / FACTS_FILE, asdict(facts))
+    _write_json(half / CONFIG_FILE, _written_config(module.config, facts, masks))
+    _name_tokenizer(half, module.config)
     for path in half.iterdir():
         path.chmod(0o644)  # whatever the libraries and the copied files' modes are
         sync(path)
     sync(half)
+
+
+def _written_config(config: Any, facts: Facts, masks: Masks) -> dict[str, Any]:
+    """config.json: outputs in the task's order; of a model that is not a whole one a type of its own and the units of each layer, so
+    that transformers refuses what it would fill up with new weights."""
+    labels = facts.task.labels or [f"LABEL_{i}" for i in range(facts.outputs)]
+    content = {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
+    content |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    if masks.heads.all() and masks.neurons.all() and facts.label_words is None:
+        return content
+    own = {"model_type": PRUNED + facts.arch.model_type, "architectures": None}
+    return content | own | {facts.arch.heads: facts.heads, facts.arch.neurons: facts.neurons}
+
+
+def _dense_config(content: dict[str, Any], facts: Facts, masks: Masks) -> dict[str, Any]:
+    """The same as transformers knows it, that of the dense model; models that were saved before 2026-11-29 have no other."""
+    if content.get("model_type") != PRUNED + facts.arch.model_type:
+        return content
+    full = {facts.arch.heads: (facts.heads, masks.heads.shape[1]), facts.arch.neurons: (facts.neurons, masks.neurons.shape[1])}
+    sizes = {name: size for name, (kept, size) in full.items() if content.get(name) == kept}
+    return content | sizes | {"model_type": facts.arch.model_type}
+
+
+def _name_tokenizer(half: Path, config: Any) -> None:
+    """The tokenizer's class, which transformers takes from the model's type where no file names it."""
+    from transformers import AutoTokenizer
+
+    file = half / "tokenizer_config.json"
+    if not file.exists() and any((half / name).exists() for name in TOKENIZER_FILES):
+        found = AutoTokenizer.from_pretrained(half, config=config, local_files_only=True, trust_remote_code=False)
+        _write_json(file, {"tokenizer_class": type(found).__name__})
 
 
 def _kept(masks: Masks, arch: Arch) -> dict[str, Any]:
@@ -346,7 +376,7 @@ def _config(path: Path, facts: Facts, masks: Masks) -> Any:
     """transformers' config of the dense model, of the sizes that the masks have. No code that it may name is run."""
     from transformers import AutoConfig
 
-    content = read_json(path)
+    content = _dense_config(read_json(path), facts, masks)
     if content.get("model_type") != facts.arch.model_type:
         raise UserError(f"{path} is of a {content.get('model_type')}, {FACTS_FILE} of a {facts.arch.model_type}")
     try:

@@ -9,15 +9,16 @@ from typing import Any
 
 from bench import machine, plugin, processes
 from bench.config import Keys, LatencyPlan, Model, ModelTuning, Run, Task
-from bench.dense import EXTRA_FILES, TOKENIZER_FILES
+from bench.dense import EXTRA_FILES, FACTS_FILE, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
+from bench.tasks import KINDS
 
-FACTS_FILE, CONFIG_FILE, RECORD_FILE = "prunebench.json", "config.json", "record.json"  # of a saved model
+CONFIG_FILE, RECORD_FILE = "config.json", "record.json"  # of a saved model, beside FACTS_FILE
 WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
 BITS_FILE = "weight_masks.safetensors"  # only where single weights were pruned
 SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, BITS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)
-KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
+VALUES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
 def check_keys(keys: Keys, device: str) -> None:
@@ -151,7 +152,7 @@ def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, A
             raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_', '_unit_'})}")
         kinds = annotated.get(key) or {_kind(reference[key])}
         if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
-            expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
+            expected = " or ".join(VALUES[kind] for kind in sorted(kinds))
             raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
 
 

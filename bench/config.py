@@ -59,6 +59,8 @@ class Arch:
     new_weights: list[str]
     span_head: str
     language_head: list[str] = field(default_factory=list)
+    weights: dict[str, list[str]] = field(default_factory=dict)
+    head_layers: list[str] = field(default_factory=list)
 
 
 @dataclass

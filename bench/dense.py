@@ -7,19 +7,23 @@ hub checkpoint that the model's YAML lists. Where none is found, bench.finetune 
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from bench import hub, packages
+from bench import hub, packages, weights
 from bench.config import Arch, Run
 from bench.data import TaskData
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, digest, place, place_of
+from bench.tasks import KINDS
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
+FACTS_FILE = "prunebench.json"  # of a model that was saved by a run (docs/saved.md)
+PRUNED = "prunebench-"  # before the model type, where heads or neurons of a saved model are gone
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def tuned_folder(key: str) -> Path:
 
 
 def _checked(folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None) -> Checkpoint:
-    check_folder(folder, run.model.arch, run.task.outputs, run.task.kind == "span")
+    check_folder(folder, run.model.arch, run.task.outputs, KINDS[run.task.kind].head(run.model.arch))
     return Checkpoint(folder, source, identity(folder), expected, label_map)
 
 
@@ -147,6 +151,9 @@ def weight_files(folder: Path) -> list[Path]:
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(_plain_name(name) for name in shards.values()):
             raise UserError(f"{index} does not say which file holds which weight")
+        for name in sorted(set(shards.values())):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} lacks {name}, which {index.name} names; fetch the checkpoint again")
         return [folder / name for name in sorted(set(shards.values()))]
     return [folder / "pytorch_model.bin"] if (folder / "pytorch_model.bin").is_file() else []
 
@@ -164,8 +171,9 @@ def identity(folder: Path) -> str:
     return total.hexdigest()
 
 
-def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) -> None:
-    """A transformers folder is whole, of this architecture, and has this number of outputs (spans: of every token).
+def check_folder(folder: Path, arch: Arch, outputs: int, head: Sequence[str] | None = None) -> None:
+    """A transformers folder is whole, of this architecture, and has this number of outputs. `head`: the linear layers of the task's
+    head (bench.tasks.kind), a classifier's where nothing is said.
 
     Raises:
         UserError: one sentence for what is wrong with it.
@@ -173,6 +181,9 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
     if not (place(folder / "config.json").is_file()):
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
     config = read_json(folder / "config.json")
+    if _is_pruned(folder, config, arch):
+        instead = f"name the checkpoint that it was pruned from, or see what it scores with python -m bench.measure {folder}"
+        raise UserError(f"{folder} is a pruned model, a run starts from a dense one: {instead}")
     if config.get("model_type") != arch.model_type:
         raise UserError(f"{folder} is a {config.get('model_type')}, not a {arch.model_type}: another model= fits it")
     files = weight_files(folder)
@@ -183,14 +194,41 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
     shapes: dict[str, list[int]] = {}
     for file in files:
         shapes |= safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
-    last = arch.span_head if spans else arch.head[-1]
-    head = [shape for name, shape in shapes.items() if name.startswith(f"{last}.") and len(shape) == 2]
-    if not shapes:  # a pickle says only on loading what it holds
-        return
-    if not head:
-        raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
-    if head[-1][0] != outputs:
-        raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
+    if shapes:  # a pickle says only on loading what it holds
+        layers = arch.head_layers if head is None else head
+        _check_head(folder, shapes, outputs, layers)
+        weights.refuse_lacking(folder, weights.lacking(shapes, config, arch, outputs, layers))
+
+
+def _check_head(folder: Path, shapes: Mapping[str, list[int]], outputs: int, layers: Sequence[str]) -> None:
+    for last in layers[-1:]:
+        found = shapes.get(f"{last}.weight")
+        if found is None:
+            raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
+        if found[0] != outputs:
+            raise UserError(f"{folder} has {found[0]} output{'s' * (found[0] > 1)}, the task needs {outputs}")
+
+
+def _is_pruned(folder: Path, config: dict[str, Any], arch: Arch) -> bool:
+    """Whether a folder is a saved model that lost heads or neurons, or whose head is one of label words."""
+    if str(config.get("model_type")).startswith(PRUNED):
+        return True
+    if not (folder / FACTS_FILE).is_file():
+        return False
+    facts = read_json(folder / FACTS_FILE)
+    kept = {"heads": config.get(arch.heads), "neurons": config.get(arch.neurons)}
+    smaller = any(units != full for name, full in kept.items() if isinstance(facts.get(name), list) for units in facts[name])
+    return smaller or facts.get("label_words") is not None
+
+
+def pruned_before(folder: Path) -> str | None:
+    """How the model in a folder came about, where a run saved it: its method, ratio, seed and id."""
+    if not (folder / FACTS_FILE).is_file():
+        return None
+    facts = read_json(folder / FACTS_FILE)
+    return "{method}, {unit} {ratio}, seed {seed}, run {id}".format(
+        **{key: facts.get(key) for key in ("method", "unit", "ratio", "seed", "id")}
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

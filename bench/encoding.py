@@ -38,15 +38,18 @@ def tells_segments_apart(config: Any) -> bool:
 
 
 class Encoder:
-    """A checkpoint's tokenizer under a task's length limit; its own stored padding and truncation are overridden."""
+    """A checkpoint's tokenizer under a task's length limit; its own stored padding and truncation are overridden.
 
-    def __init__(self, folder: Path, task: Task, arch: Arch) -> None:
+    `config`: of the model, where the folder's is none that transformers knows.
+    """
+
+    def __init__(self, folder: Path, task: Task, arch: Arch, config: Any = None) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
         self.task = task
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
             self.hidden = int(getattr(config, arch.hidden))
             self.positions = int(config.max_position_embeddings) - arch.position_offset
             self.max_length = int(min(task.max_length, self.tokenizer.model_max_length, self.positions))

@@ -130,7 +130,7 @@ def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: 
     data.check_evaluation(saved.facts.task_name, split)
     if split.sha256 != (record.get("data") or {}).get("validation"):
         say(f"the evaluation split of {saved.facts.task_name} here is not the one of the record: the scores do not compare")
-    encoder = Encoder(saved.folder, task, saved.facts.arch)
+    encoder = Encoder(saved.folder, task, saved.facts.arch, saved.config)
     examples = encoder.examples(split)
     found = score.measured(task, score.predict(module, encoder, score.everything(examples), device), examples)
     for note in found.notes:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench import weights
 from bench.config import Run, Task
 from bench.data import Split
 from bench.dense import Checkpoint
@@ -33,8 +34,7 @@ def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
         UserError: a weight of the model is not in the file, or has another shape.
     """
     module, lacking = load_module(run, checkpoint.folder)
-    if lacking:
-        raise UserError(f"{checkpoint.folder} lacks weights of the model: {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}")
+    weights.refuse_lacking(checkpoint.folder, lacking)
     if run.task.labels:
         _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
     return PrunableModel(module.to(run.device), run.model.arch, KINDS[run.task.kind])

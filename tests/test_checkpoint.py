@@ -23,10 +23,13 @@ from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.dense import Checkpoint
 from bench.errors import UserError
 from bench.files import CONF, digest
+from bench.finetune import write_random
 from bench.masks import Masks
-from bench.model import PrunableModel, logits_of
+from bench.model import PrunableModel
 from bench.shrink import shrink
+from bench.tasks import KINDS
 from tests.conftest import HANGS, ROOT
+from tests.helpers import logits_of
 from tests.test_model import random_masks
 
 PADDED = batch([9, 4, 1, 7])
@@ -85,10 +88,37 @@ def test_a_model_that_answers_questions_comes_back(tmp_path):
     from transformers import AutoModelForQuestionAnswering
 
     config = tiny("bert").module.config
-    model = PrunableModel(AutoModelForQuestionAnswering.from_config(config), arch_of("bert"))
+    model = PrunableModel(AutoModelForQuestionAnswering.from_config(config), arch_of("bert"), KINDS["span"])
     masks = random_masks(model.shape, 1, 0.5)
     save(tmp_path / "model", small := shrink(model, masks), masks, facts_of("bert", question_task()), [])
     assert torch.equal(logits_of(small, PADDED), logits_of(load(tmp_path / "model"), PADDED))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_refuses_a_model_that_lost_units_and_loads_a_whole_one(family, tmp_path):
+    """Whole sub-layers, single units, a quarter of each layer: by its Auto classes and by the family's own."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    own = type(tiny(family).module)
+    shape, folder = tiny(family).shape, tmp_path / "model"
+    even = Masks.ones(shape)
+    even.heads[:, 0] = even.neurons[:, :10] = 0
+    for masks in [*list(edges(shape))[1:], random_masks(shape, 11, 0.6), even]:
+        saved(folder, family, masks)
+        for loader in (AutoModel, AutoModelForSequenceClassification, AutoConfig, own):
+            with pytest.raises(Exception, match=f"prunebench-{family}|expected int, got list"):
+                loader.from_pretrained(folder)
+        with pytest.raises(Exception, match="expected int, got list"):
+            own.from_pretrained(folder, ignore_mismatched_sizes=True)
+    whole = saved(folder, family, Masks.ones(shape))
+    assert torch.equal(logits_of(AutoModelForSequenceClassification.from_pretrained(folder).eval(), PADDED), logits_of(whole, PADDED))
+
+
+def test_a_model_that_was_saved_with_the_dense_models_config_still_loads(tmp_path):
+    small = saved(tmp_path / "model")
+    dense = {"model_type": "mpnet", "num_attention_heads": 4, "intermediate_size": 40}
+    edit(tmp_path / "model", "config.json", lambda config: config.update(dense))
+    assert same(small, load(tmp_path / "model"))
 
 
 def test_tensors_that_share_memory_or_are_views_are_saved_apart(tmp_path):
@@ -363,6 +393,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({str(model)!r})
 import pyarrow.parquet as pq, torch
 row = pq.read_table({str(shared / "data" / "mrpc" / "validation.parquet")!r}).to_pylist()[3]
+assert type(tokenizer).__name__ == "BertTokenizer"
 print(model(**tokenizer(row["sentence1"], row["sentence2"], return_tensors="pt")).logits.tolist())
 """
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -470,3 +501,32 @@ def test_a_checkpoint_is_not_mistaken_for_a_saved_model(tmp_path):
     assert Checkpoint(tmp_path / "plain", "", "").folder.is_dir()
     with pytest.raises(UserError, match=r"is not a saved model: it has no prunebench.json; python -m bench ... save=DIR makes one"):
         load(tmp_path / "plain")
+
+
+def test_a_tokenizer_is_what_it_was_even_where_no_file_says_its_class(tmp_path):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "base").mkdir()
+    write_random(
+        {"type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, tmp_path / "base"
+    )
+    model = tiny("bert", dtype=torch.float32)
+    masks = random_masks(model.shape, 1, 0.5)
+    save(tmp_path / "model", shrink(model, masks), masks, facts_of("bert"), [tmp_path / "base" / "vocab.txt"])
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "model")("a", "b")
+
+
+def test_a_pruned_model_is_no_dense_one_and_that_is_told_before_anything_slow(run_and_model, bench, tmp_path):
+    """Saved now, saved before it had a model type of its own, and copied without the file that says what it is."""
+    model, earlier, bare = run_and_model[1], tmp_path / "earlier", tmp_path / "bare"
+    dense = {"model_type": "bert", "num_attention_heads": 4, "intermediate_size": 64}
+    for copy in (earlier, bare):
+        shutil.copytree(model, copy)
+    edit(earlier, "config.json", lambda config: config.update(dense))
+    (bare / "prunebench.json").unlink()
+    for folder in (model, earlier, bare):
+        done = bench(*SMALL, f"model.path='{folder}'")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{folder} is a pruned model, a run starts from a dense one: name the checkpoint"), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results").exists()

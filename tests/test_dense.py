@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from bench import data, dense, hub, score
+from bench import data, dense, hub, score, weights
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
-from bench.contract import arch_of
+from bench.contract import FAMILIES, arch_of, tiny
 from bench.encoding import Encoder
 from bench.errors import UserError
 from bench.finetune import write_random
+from bench.tasks import KINDS
 from tests.conftest import write_task
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -165,6 +166,43 @@ def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
     save_file({**weights, lost: weights[lost][:, :-1].clone()}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"lacks weights of the model: {lost} of the config's shape"):
         score.load_dense(run, dense.find(run, task_data))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["classification", "span"])
+def test_every_weight_of_a_model_is_known_by_name_and_shape_without_loading_it(family, kind):
+    config = tiny(family).module.config
+    model = KINDS[kind].from_config(config)
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    arch, fields, outputs = arch_of(family), config.to_dict(), 2
+
+    def lacking(changed):
+        return weights.lacking(changed, fields, arch, outputs, KINDS[kind].head(arch))
+
+    assert lacking(shapes) == []
+    for name in shapes:
+        assert lacking({other: shape for other, shape in shapes.items() if other != name}) == [name]
+        assert lacking(shapes | {name: [*shapes[name][:-1], shapes[name][-1] + 1]}) == [f"{name} of the config's shape"]
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): s for name, s in shapes.items()}
+    bare = {name.removeprefix(f"{model.base_model_prefix}."): shape for name, shape in shapes.items()}
+    assert lacking(old) == lacking(bare) == []
+
+
+def test_what_a_checkpoint_lacks_is_told_from_its_shards(tmp_path):
+    folder = checkpoint(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    lost = "bert.encoder.layer.0.output.LayerNorm.bias"
+    names = [name for name in tensors if name != lost]
+    (folder / "model.safetensors").unlink()
+    for shard, part in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
+        save_file({name: tensors[name] for name in part}, folder / shard, metadata={"format": "pt"})
+    where = dict.fromkeys(names[::2], "a.safetensors") | dict.fromkeys(names[1::2], "b.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(UserError, match=f"lacks weights of the model: {lost}; save or fetch"):
+        dense.check_folder(folder, arch_of("bert"), 2)
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks b.safetensors, which model.safetensors.index.json names"):
+        dense.check_folder(folder, arch_of("bert"), 2)
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):

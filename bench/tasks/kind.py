@@ -60,9 +60,9 @@ class Kind:
         """What is wrong with a task's YAML: a key, its value, False, and what is expected; None where nothing is."""
         return None
 
-    def head(self, arch: "Arch") -> str | None:
-        """Path of the module whose rows are the outputs; None where there is none."""
-        return arch.head[-1]
+    def head(self, arch: "Arch") -> list[str]:
+        """Paths of the linear layers of the head; the rows of the last are the outputs."""
+        return arch.head_layers
 
     def columns(self, task: "Task", names: Sequence[str]) -> list[str]:
         """Columns of a split that are read beside the texts; `names` are those it has."""

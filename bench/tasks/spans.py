@@ -49,9 +49,9 @@ class Spans(Kind):
         few = next((name for name in ("stride", "best", "longest_answer") if getattr(task.windows, name) < 1), None)
         return (f"windows.{few}", getattr(task.windows, few), False, "at least 1") if few else None
 
-    def head(self, arch: "Arch") -> str:
+    def head(self, arch: "Arch") -> list[str]:
         """The layer of starts and ends."""
-        return arch.span_head
+        return [arch.span_head]
 
     def columns(self, task: "Task", names: Sequence[str]) -> list[str]:
         """Answers and, where there are any, titles of articles."""
