@@ -91,6 +91,8 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
     if run.scored:
         data.check_evaluation(run.task_name, task_data.validation)
     checkpoint = dense.find(run, task_data)
+    if saves and checkpoint:
+        checks.check_source(str(run.keys.save), saves, checkpoint.folder, many)
     if run.scored and (checkpoint is None or run.pretrained):
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
     if checkpoint is None and run.scored and not task_data.train.labelled:

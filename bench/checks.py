@@ -219,6 +219,13 @@ def check_save(given: str, results: Path, many: bool) -> Path:
     return target
 
 
+def check_source(given: str, target: Path, source: Path, many: bool) -> None:
+    """The folder that a run saves its model in, or a multirun its models, would not replace the dense checkpoint."""
+    real = Path(os.path.realpath(source))
+    if real == target or (many and target == real.parent):
+        raise UserError(f"save={given} would replace the dense checkpoint {source}: name another folder")
+
+
 def check_free(target: Path, named: str) -> None:
     """The folder is not there, or empty, or an earlier saved model and nothing else, which may be replaced."""
     if not target.is_dir():

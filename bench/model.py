@@ -187,6 +187,11 @@ class PrunableModel:
         like = self.projection(0).weight
         return {s: torch.as_tensor(masks.columns(s, self.shape)).to(like) for s in range(self.shape.sublayers)}
 
+    def share_of_zeros(self) -> float:
+        """The share of the weights in the layers' matrices that are zero."""
+        matrices = [linear.weight for own in self.matrices().values() for linear in own.values()]
+        return 1 - sum(int(weight.count_nonzero()) for weight in matrices) / sum(weight.numel() for weight in matrices)
+
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())

@@ -47,7 +47,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, encoding, finetune, latency, latency_table, limits, recover, rounding, score, shrink, training
+    from bench import calibration, encoding, finetune, latency, latency_table, limits, parent, recover, rounding, score, shrink, training
 
     machine.hush()
     with collect() as seconds:
@@ -71,8 +71,9 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             raise Skip(f"unit=latency: at ratio={budget.ratio:g} not one head and not one neuron can be paid here, at {most:.3f} one can")
         record["dense"] |= dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.text}" if before else "random weights: only what they cost is measured")
-        if before:
-            note(record["dense"], before.notes)
+        note(
+            record["dense"], parent.notes(checkpoint, dense, before, run.task.score, score.arrays(run.task, before, None, data.validation))
+        )
 
         if (method.labels or run.trains or run.recover) and not data.train.labelled:
             raise Skip(f"{'retraining' if run.recover else run.method} needs labels, and train has none")

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from bench import cell, checkpoint, machine, measure, store
 from bench.checkpoint import Facts, load, same, save
-from bench.checks import check_save
+from bench.checks import check_save, check_source
 from bench.config import Task, Windows
 from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.dense import Checkpoint
@@ -34,6 +34,7 @@ from tests.test_model import random_masks
 
 PADDED = batch([9, 4, 1, 7])
 SMALL = ["method=magnitude", "task=mrpc", "model=tiny-random", "calibration.tokens=800", "latency=none", "threads=1"]
+RANDOM = {"type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 PAIR = Task(columns=["sentence1", "sentence2"], labels=["no", "yes"], metrics=["accuracy"], score="accuracy", length=9, max_length=30)
 
 
@@ -507,9 +508,7 @@ def test_a_tokenizer_is_what_it_was_even_where_no_file_says_its_class(tmp_path):
     from transformers import AutoTokenizer
 
     (tmp_path / "base").mkdir()
-    write_random(
-        {"type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, tmp_path / "base"
-    )
+    write_random(RANDOM, tmp_path / "base")
     model = tiny("bert", dtype=torch.float32)
     masks = random_masks(model.shape, 1, 0.5)
     save(tmp_path / "model", shrink(model, masks), masks, facts_of("bert"), [tmp_path / "base" / "vocab.txt"])
@@ -530,3 +529,25 @@ def test_a_pruned_model_is_no_dense_one_and_that_is_told_before_anything_slow(ru
         assert done.stderr.startswith(f"{folder} is a pruned model, a run starts from a dense one: name the checkpoint"), done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_a_run_does_not_save_its_model_over_its_dense_checkpoint(tmp_path, bench):
+    """A saved model that kept every unit may be pruned further, but not replaced by what comes of it; whatever the path's spelling."""
+    model = tmp_path / "model"
+    tiny_whole = tiny("bert", dtype=torch.float32)
+    (tmp_path / "base").mkdir()
+    write_random(RANDOM, tmp_path / "base")
+    files = checkpoint.tokenizer_files(tmp_path / "base")
+    save(model, tiny_whole.module, Masks.ones(tiny_whole.shape), facts_of("bert"), files)
+    (tmp_path / "link").symlink_to(model)
+    before = digest(model / "model.safetensors")
+    for words in (["save=model"], ["save=link"], ["-m", f"save={tmp_path}"]):
+        done = bench(*SMALL, f"model.path={model}", *words)
+        said = (done.stdout + done.stderr).strip()
+        assert done.returncode == 1
+        assert f"would replace the dense checkpoint {model}: name another folder" in said or "need folders of their own" in said
+        assert len(said.splitlines()) == 1, said
+    assert digest(model / "model.safetensors") == before
+    with pytest.raises(UserError, match="would replace the dense checkpoint"):
+        check_source("models", tmp_path, model, many=True)
+    check_source("models", tmp_path / "other", model, many=True)

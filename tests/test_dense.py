@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from bench import data, dense, hub, score, weights
+from bench import data, dense, hub, parent, score, weights
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
 from bench.contract import FAMILIES, arch_of, tiny
 from bench.encoding import Encoder
@@ -336,3 +336,25 @@ def test_config_names_that_are_generic_change_nothing(tmp_path, task_data):
     (folder / "config.json").write_text(json.dumps(config))
     run = run_of(replace_model(path=str(folder)))
     assert score.output_labels(run, dense.find(run, task_data)) == [0, 1]
+
+
+def test_a_dense_model_that_was_pruned_before_or_knows_nothing_is_noted(tmp_path):
+    model, folder = tiny("bert"), checkpoint(tmp_path / "m")
+    found = dense.Checkpoint(folder, "path", "")
+    gold = np.array([0, 1, 1, 1])
+    good = score.Score({"logits": np.eye(2, dtype=np.float32)[[0, 1, 1, 0]] * 2}, {"accuracy": 75.0}, 75.0)
+
+    def notes(before, gold):
+        arrays = {"gold": gold} if before is None else {"gold": gold, "logits_dense": before.arrays["logits"]}
+        return parent.notes(found, model, before, "accuracy", arrays)
+
+    assert notes(None, gold) == notes(good, np.array([0, 1, 1, 0])) == []
+    (told,) = notes(good, gold)
+    assert told.startswith("the dense accuracy, 75.00, is no better than the 75.00 of a trivial answer")
+    model.projection(1).weight.zero_()
+    (told,) = notes(None, gold)
+    assert told.startswith("the dense model was pruned before: ")
+    facts = {"method": "weight-magnitude", "unit": "weights", "ratio": 0.5, "seed": 0, "id": "abc"}
+    (folder / "prunebench.json").write_text(json.dumps(facts))
+    (told,) = notes(None, gold)
+    assert "pruned before (weight-magnitude, weights 0.5, seed 0, run abc): " in told
