@@ -163,4 +163,5 @@ def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) 
         fields["num_labels"] = task.outputs
     config = AutoConfig.for_model(facts["type"], **fields)
     set_seed(SEED)
-    (KINDS[task.kind] if task else AutoModel).from_config(config).save_pretrained(folder)
+    module: Any = KINDS[task.kind].from_config(config) if task else AutoModel.from_config(config)
+    module.save_pretrained(folder)

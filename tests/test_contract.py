@@ -3,11 +3,13 @@
 import gc
 import hashlib
 import importlib
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -402,6 +404,22 @@ def test_a_scorer_may_skip_and_no_unit_is_made_up():
     contract.check_method(Picky)
     with pytest.raises(AssertionError, match="unit=wieghts: flops, params or weights"):
         contract.check_method(Picky, unit="wieghts")
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"^`mine/(\w+)\.py`\n\n```python\n(.*?)```$", DOCS, re.MULTILINE | re.DOTALL))
+
+
+def test_the_docs_examples_are_found():
+    assert set(EXAMPLES) == {"early_layers", "from_the_top", "largest_trained"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_of_the_docs_keeps_the_contract(name, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.py").write_text(EXAMPLES[name], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = getattr(importlib.import_module(name), name.title().replace("_", ""))
+    contract.check_method(found, unit="weights" if "WeightMasks" in EXAMPLES[name] else "flops")
 
 
 def test_check_method_takes_a_class_not_an_object():

@@ -15,7 +15,6 @@ from bench.config import Task
 from bench.contract import SIZES, arch_of, calibration, span_batch, tiny
 from bench.errors import UserError
 from bench.finetune import write_random
-from bench.losses import task_losses
 from bench.packing import Context
 from bench.tasks import windows as windows_of
 from bench.tasks.spans import NEVER
@@ -205,7 +204,7 @@ def test_the_loss_is_the_mean_of_start_and_end_without_padding():
     for example, length in enumerate(one["attention_mask"].sum(1).tolist()):
         for side in (0, 1):
             total += float(F.cross_entropy(logits[example, :length, side][None], one["labels"][example, side][None])) / 8
-    assert float(task_losses(logits, one["labels"], "span").mean()) == pytest.approx(total)
+    assert float(model.kind.loss(logits, one["labels"]).mean()) == pytest.approx(total)
 
 
 def test_kprunes_loss_is_the_mean_of_start_and_end_without_padding():
