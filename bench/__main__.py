@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench import catalogue
 from bench.errors import UserError, first_line, nearest
 from bench.files import CONF
 
@@ -85,10 +86,12 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _choices() -> str:
     """What there is in every group, own YAMLs on the search path included; for the help."""
     loader: Any = GlobalHydra.instance().config_loader()
-    lines, search = [], _searched(sys.argv[1:])
-    for group in GROUPS:
-        names = ", ".join(loader.get_group_options(group, config_name="config", overrides=search))
-        lines.append(textwrap.fill(f"  {group:<8} {names}", 100, subsequent_indent=" " * 11, break_on_hyphens=False))
+    search = _searched(sys.argv[1:])
+    options = {group: loader.get_group_options(group, config_name="config", overrides=search) for group in GROUPS}
+    lines = [catalogue.methods(options.pop("method"), search)]
+    for group, names in options.items():
+        text = f"  {group:<8} {', '.join(names)}"
+        lines.append(textwrap.fill(text, catalogue.WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False))
     return "\n".join(lines)
 
 

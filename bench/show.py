@@ -1,101 +1,49 @@
 """Stored records as a table: `python -m bench.show results/`."""
 
 import os
+import re
 import shutil
 import signal
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.record import Record, has_random_weights, method_label, passes
+from bench.errors import UserError, nearest
+from bench.record import Record, has_random_weights, is_quiet, passes
+from bench.rows import Getter, Mean, Row, chosen, label, rows
 from bench.store import Stored
 
+DOUBT = " ?"  # behind what was measured while something else ran
+COLLAPSED, SUSPECT = " !", " *"  # behind a score
+NARROWEST = 14  # of a column of words, where a terminal is narrow
+HELP = """\
+python -m bench.show [--pruning | --speed] [--runs] [KEY=VALUE ...] [FOLDER ...]
 
-def row(record: Record) -> list[str]:
-    """One record as the cells of the table."""
-    dense, pruned, prune, timing = record["dense"], record["pruned"], record["prune"], record["latency"]["headline"]
-    kept = pruned["params_kept"] if record["unit"] == "params" else pruned["flops_kept"]
-    if record["unit"] == "weights" and pruned["weights_kept"] is not None:
-        kept = pruned["weights_kept"]
-    if record["unit"] == "latency":
-        kept = (record["latency"].get("table") or {}).get("kept")
-    ok = record["status"] == "ok"
-    return [
-        method_label(record) + f" {record['precision']}" * (record["precision"] != "fp32"),
-        f"{record['task']} {record['model']}" + " (random)" * has_random_weights(record),
-        f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}"),
-        str(record["seed"]),
-        number(dense["score"], ".2f"),
-        number(pruned["score"], ".2f") if ok else record["status"],
-        number(kept and 100 * kept, ".1f", " %"),
-        number(prune["seconds"], ".1f", " s"),
-        _passes(record),
-        f"{timing['speedup']:.2f} [{timing['low']:.2f}, {timing['high']:.2f}]" if timing else "-",
-    ]
+Stored records as a table (default folder: results); a row is the mean over the seeds of one measurement.
+  --runs      a row for every run
+  --pruning   what pruning cost: passes, seconds by stage, peak memory
+  --speed     what was timed, run by run: every point; the speedup that FLOPs and fixed work allow;
+              native over shrunk
+  task= model= method= ratio= machine=   only these; several values with commas between them"""
+MEANS = """\
+a row is the mean over its seeds, of timings over the undisturbed ones if there are any; seeds with the same masks and score count as
+one run; --runs shows each"""
+OPTIONS = ("--pruning", "--speed", "--runs")
 
 
-HEADER = ["method", "task, model", "ratio", "seed", "dense", "pruned", "kept", "pruning", "passes", "speedup"]
-DOUBT = " ?"  # behind passes beside which something else ran
-DISPENSABLE = ["passes", "kept", "seed", "dense"]  # in this order, where a terminal is narrow
+@dataclass(frozen=True)
+class Column:
+    """Of a table: what it shows of an item. Columns with a number in `drop` are left out where a terminal is narrow, 1 first."""
 
-
-def cost_row(record: Record) -> list[str]:
-    """What pruning cost, for one record: a pass, seconds, seconds by stage, peak memory."""
-    prune = record["prune"]
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in (prune["stages"] or {}).items())
-    return [
-        method_label(record),
-        f"{record['task']} {record['model']}",
-        f"{record['ratio']:g}",
-        str(record["calibration"]["tokens"] or "-"),
-        record["precision"],
-        _passes(record),
-        number(prune["pass_seconds"], ".1f", " s"),
-        number(prune["seconds"], ".1f", " s"),
-        number(prune["peak_bytes"] and prune["peak_bytes"] / 1e6, ".0f", " MB"),
-        stages,
-    ]
-
-
-COST_HEADER = ["method", "task, model", "ratio", "tokens", "precision", "passes", "a pass", "pruning", "peak", "seconds by stage"]
-COST_DISPENSABLE = ["precision", "tokens", "ratio", "a pass"]
-
-
-def speed_rows(record: Record) -> list[list[str]]:
-    """What was timed, for one record: a row for every point; for the headline also what limits it (docs/protocol.md)."""
-    timing, rows = record["latency"], []
-    for i, point in enumerate(timing["grid"]):
-        limits = (timing.get("limits") or {}) if i == 0 else {}
-        launch = limits.get("launch_share")
-        native = (limits.get("native_over_pruned") or {}).get("speedup")
-        rows.append(
-            [
-                record["method"]["name"],
-                f"{record['model']}" + " (random)" * has_random_weights(record),
-                f"{record['ratio']:g}",
-                f"{point['batch']} x {point['length']}",
-                f"{point['dtype']} {point['mode']}",
-                number(point["dense_ms"], ".1f", " ms"),
-                number(point["pruned_ms"], ".1f", " ms"),
-                f"{point['speedup']:.2f} [{point['low']:.2f}, {point['high']:.2f}]" if point["speedup"] else point.get("note") or "-",
-                number(limits.get("flops_bound"), ".2f"),
-                number(limits.get("bound_with_fixed"), ".2f"),
-                number(native, ".2f"),
-                number(launch and 100 * launch, ".0f", " %"),
-            ]
-        )
-    return rows
-
-
-SPEED_HEADER = ["method", "model", "ratio", "batch", "as", "dense", "pruned", "speedup", "FLOPs", "+ fixed", "native", "launch"]
-SPEED_DISPENSABLE = ["dense", "pruned", "FLOPs", "launch"]
-
-
-def _passes(record: Record) -> str:
-    """What pruning cost in passes, marked where the ratio cannot be trusted."""
-    return number(record["prune"]["passes"], ".2f") + DOUBT * (record["prune"]["passes"] is not None and passes(record) is None)
+    header: str
+    get: Callable[[Any], str]
+    drop: int | None = None
+    words: bool = False  # to the left, and on several lines where it has to be
 
 
 def number(value: float | None, form: str, unit: str = "") -> str:
@@ -103,31 +51,204 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def print_table(rows: list[list[str]], header: list[str], dispensable: list[str], words: int = 2) -> None:
-    """A table that fits the terminal. What does not fit is left out, and told; without a terminal nothing is.
-    The first columns are `words`, the others numbers."""
+def _marked(found: Mean, form: str, unit: str = "") -> str:
+    return number(found.value, form, unit) + DOUBT * (found.value is not None and not found.trusted)
+
+
+def _kept(record: Record) -> float | None:
+    """The share that is left, of what the ratio counts."""
+    pruned = record["pruned"]
+    shares = {"params": pruned["params_kept"], "weights": pruned["weights_kept"]}
+    if record["unit"] == "latency":
+        return (record["latency"].get("table") or {}).get("kept")
+    return shares.get(record["unit"]) or pruned["flops_kept"]  # type: ignore[no-any-return]
+
+
+def _lost(record: Record) -> float | None:
+    dense, pruned = record["dense"]["score"], record["pruned"]["score"]
+    return None if dense is None or pruned is None else dense - pruned
+
+
+def _headline(name: str) -> Getter:
+    return lambda record: (record["latency"]["headline"] or {}).get(name)
+
+
+def _in(section: str, name: str, scale: float = 1.0) -> Getter:
+    def get(record: Record) -> float | None:
+        value = record[section][name]
+        return None if value is None else value * scale
+
+    return get
+
+
+def _score(row: Row) -> str:
+    if row.record["status"] != "ok":
+        return str(row.record["status"])
+    return number(row.mean(_in("pruned", "score")), ".2f") + COLLAPSED * row.collapsed + SUSPECT * (row.suspect is not None)
+
+
+def _points_lost(row: Row) -> str:
+    lost = row.mean(_lost)
+    return number(lost and round(lost, 2) + 0.0, ".2f")  # never -0.00
+
+
+def _share_kept(row: Row) -> str:
+    kept = row.mean(_kept)
+    return number(kept and 100 * kept, ".1f", " %")
+
+
+def _passes(row: Row) -> str:
+    return _marked(row.measured(_in("prune", "passes"), lambda record: passes(record) is not None), ".2f")
+
+
+def _interval(row: Row) -> str:
+    """From the lowest to the highest bound of the runs that the speedup is a mean of."""
+    points = [headline for entry in row.measuring(_headline("speedup")) if (headline := entry.record["latency"]["headline"])]
+    return f"[{min(point['low'] for point in points):.2f}, {max(point['high'] for point in points):.2f}]" if points else "-"
+
+
+def _ratio(record: Record) -> str:
+    return f"{record['ratio']:g}" + ("" if record["unit"] == "flops" else f" {record['unit']}")
+
+
+def _model(record: Record) -> str:
+    return f"{record['model']}" + " (random)" * has_random_weights(record)
+
+
+SUBJECT = [
+    Column("method", lambda row: label(row.record), words=True),
+    Column("task, model", lambda row: f"{row.record['task']} {_model(row.record)}", words=True),
+    Column("ratio", lambda row: _ratio(row.record), words=True),
+]
+RUNS, SEED = Column("runs", lambda row: str(row.runs), drop=4), Column("seed", lambda row: str(row.record["seed"]), drop=4)
+PRUNING = Column("pruning", lambda row: _marked(row.measured(_in("prune", "seconds")), ".1f", " s"), drop=5)
+RESULTS = [
+    Column("dense", lambda row: number(row.mean(_in("dense", "score")), ".2f"), drop=7),
+    Column("pruned", _score),
+    Column("lost", _points_lost),
+    Column("kept", _share_kept, drop=1),
+    PRUNING,
+    Column("passes", _passes, drop=2),
+    Column("speedup", lambda row: _marked(row.measured(_headline("speedup")), ".2f"), drop=6),
+    Column("95 %", _interval, drop=3),
+]
+
+
+def _stages(row: Row) -> str:
+    names = dict.fromkeys(name for entry in row.entries for name in entry.record["prune"]["stages"] or {})
+    means = {name: row.mean(lambda record, name=name: (record["prune"]["stages"] or {}).get(name)) for name in names}  # type: ignore[misc]
+    return ", ".join(f"{name} {number(seconds, '.1f')}" for name, seconds in means.items())
+
+
+COSTS = [
+    Column("tokens", lambda row: number(row.mean(_in("calibration", "tokens")), ".0f"), drop=1),
+    Column("passes", _passes),
+    Column("a pass", lambda row: _marked(row.measured(_in("prune", "pass_seconds")), ".1f", " s"), drop=2),
+    PRUNING,
+    Column("peak", lambda row: number(row.mean(_in("prune", "peak_bytes", 1e-6)), ".0f", " MB"), drop=6),
+    Column("seconds by stage", _stages, drop=7, words=True),
+]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One timing of a run; `limits`: of the headline what limits it (docs/protocol.md)."""
+
+    record: Record
+    timing: dict[str, Any]
+    limits: dict[str, Any]
+
+    @property
+    def speedup(self) -> str:
+        """With its interval, or why there is none."""
+        found = self.timing
+        if not found["speedup"]:
+            return found.get("note") or "-"
+        return f"{found['speedup']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" + DOUBT * (not is_quiet(self.record))
+
+    @property
+    def launch_share(self) -> float | None:
+        """In percent."""
+        share = self.limits.get("launch_share")
+        return share and 100 * share
+
+
+def _points(record: Record) -> list[Point]:
+    timing = record["latency"]
+    return [Point(record, point, {} if i else timing.get("limits") or {}) for i, point in enumerate(timing["grid"])]
+
+
+SPEEDS = [
+    Column("method", lambda point: label(point.record), words=True),
+    Column("model", lambda point: _model(point.record), words=True),
+    Column("ratio", lambda point: _ratio(point.record), words=True),
+    Column("batch", lambda point: f"{point.timing['batch']} x {point.timing['length']}"),
+    Column("as", lambda point: f"{point.timing['dtype']} {point.timing['mode']}", words=True),
+    Column("seed", lambda point: str(point.record["seed"]), drop=1),
+    Column("dense", lambda point: number(point.timing["dense_ms"], ".1f", " ms"), drop=2),
+    Column("pruned", lambda point: number(point.timing["pruned_ms"], ".1f", " ms"), drop=3),
+    Column("speedup", lambda point: point.speedup),
+    Column("FLOPs", lambda point: number(point.limits.get("flops_bound"), ".2f"), drop=4),
+    Column("+ fixed", lambda point: number(point.limits.get("bound_with_fixed"), ".2f"), drop=7),
+    Column("native", lambda point: number((point.limits.get("native_over_pruned") or {}).get("speedup"), ".2f"), drop=6),
+    Column("launch", lambda point: number(point.launch_share, ".0f", " %"), drop=5),
+]
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A column and its cells."""
+
+    column: Column
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, [self.column.header, *self.cells]))
+
+    @property
+    def least(self) -> int:
+        """The width that it needs, with its gap."""
+        words = (len(word) for cell in [self.column.header, *self.cells] for word in cell.split())
+        return 2 + (min(NARROWEST, max(words, default=0)) if self.column.words else self.width)
+
+
+def print_table(cells: list[list[str]], header: list[str], dispensable: list[str], words: int = 2) -> None:
+    """A table of cells; the first columns are `words`, the others numbers; `dispensable`: what is left out first."""
+    drops = {name: place for place, name in enumerate(dispensable, 1)}
+    draw([Column(name, itemgetter(i), drops.get(name), i < words) for i, name in enumerate(header)], cells)
+
+
+def draw(columns: Sequence[Column], items: Sequence[Any]) -> None:
+    """A table that fits the terminal. What does not fit is left out, and told; without a terminal nothing is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    width = _terminal() or max(100, sum(widths) + 2 * len(widths))
-    shown, left_out = list(range(len(header))), []
-    for name in dispensable:
-        if sum(widths[i] + 2 for i in shown) <= width:
-            break
-        shown.remove(header.index(name))
-        left_out.append(name)
+    filled = [_Filled(column, [column.get(item) for item in items]) for column in columns]
+    width = _terminal() or max(100, sum(each.width + 2 for each in filled))
+    shown = _fitting(filled, width)
+    fits = sum(each.least for each in shown) <= width
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for i in shown:
-        table.add_column(header[i], justify="left" if i < words else "right", overflow="fold")
-    for cells in rows:
-        table.add_row(*(cells[i] for i in shown))
+    for each in shown:
+        words = each.column.words
+        table.add_column(each.column.header, justify="left" if words else "right", overflow="fold", no_wrap=fits and not words)
+    for cells in zip(*(each.cells for each in shown), strict=True):
+        table.add_row(*cells)
     Console(width=width, highlight=False, markup=False).print(table)
-    if any(cells[i].endswith(DOUBT) for cells in rows for i in shown):
-        print(f"{DOUBT.strip()} the machine had other work too: what pruning cost cannot be trusted")
-    if left_out:
-        print(f"left out, this terminal is narrow: {', '.join(left_out)}")
+    if any(cell.endswith(DOUBT) for each in shown for cell in each.cells):
+        _note(f"{DOUBT.strip()} the machine had other work too, or not all of its cores were used: not to be trusted")
+    if left_out := [each.column.header for each in filled if each not in shown]:
+        _note(f"left out, this terminal is narrow: {', '.join(left_out)}")
+
+
+def _fitting(filled: list[_Filled], width: int) -> list[_Filled]:
+    shown = list(filled)
+    for each in sorted((each for each in filled if each.column.drop), key=lambda each: each.column.drop or 0):
+        if sum(one.least for one in shown) <= width:
+            break
+        shown.remove(each)
+    return shown
 
 
 def _terminal() -> int | None:
@@ -136,11 +257,22 @@ def _terminal() -> int | None:
     return max(40, shutil.get_terminal_size().columns) if limited else None
 
 
-def show(stored: list[Stored]) -> None:
-    """Print records as the table of results."""
-    print_table([row(entry.record) for entry in stored], HEADER, DISPENSABLE)
+def _note(text: str) -> None:
+    print(textwrap.fill(text, min(100, _terminal() or 100), break_on_hyphens=False))
+
+
+def show(stored: list[Stored], single: bool = False) -> None:
+    """Print records as the table of results; `single`: a row for each."""
+    found = rows(stored, single)
+    draw([*SUBJECT, SEED if single or len(stored) == 1 else RUNS, *RESULTS], found)
+    if any(len(row.entries) > 1 for row in found):
+        _note(MEANS)
+    if any(row.collapsed for row in found):
+        _note("! collapsed: no better than an answer that ignores the input, or one answer to more than 99 % of the examples")
+    for reason in sorted({row.suspect for row in found if row.suspect}):
+        _note(f"* suspect, to be measured again: {reason}")
     if len(stored) == 1 and (limits := stored[0].record["latency"].get("limits")):
-        print(textwrap.fill(f"what limits the speedup: {limits['verdict']}", min(100, _terminal() or 100)))
+        _note(f"what limits the speedup: {limits['verdict']}")
     reasons = {(entry.record["method"]["name"], last_line(entry.record["reason"])) for entry in stored if entry.record["reason"]}
     for name, reason in sorted(reasons):
         print(f"{name}: {reason}")
@@ -153,48 +285,67 @@ def last_line(reason: str | None) -> str:
     return next(iter(lines[frames[-1] + 1 :] if frames else lines), "")
 
 
+def load(folders: list[Path]) -> list[Stored]:
+    """The records under some folders; what is passed over is told.
+
+    Raises:
+        UserError: a folder is missing, or there is no record.
+    """
+    found: list[Stored] = []
+    broken: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder with records")
+        loaded = store.load(folder)
+        found += loaded.records
+        broken += loaded.broken
+        if loaded.superseded:
+            print(f"{folder}: {loaded.superseded} older records of the same runs are not shown", file=sys.stderr)
+    if broken:
+        print(f"passed over, not whole records of this schema: {len(broken)}, such as {broken[0]}", file=sys.stderr)
+    if not found:
+        raise UserError("no record of this schema here" if broken else "no records here yet; python -m bench makes the first")
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Print the records under the folders that are named; 1 where a folder or every record is missing."""
+    """Print the records under the folders that are named; 1 where something is wrong, told in a sentence."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
-    costs, speeds = "--pruning" in words, "--speed" in words
-    words = [word for word in words if word not in ("--pruning", "--speed")]
-    if "-h" in words or "--help" in words:
-        print("python -m bench.show [--pruning | --speed] [FOLDER ...]   stored records as a table (default: results)")
-        print("  --pruning   what pruning cost: passes, seconds by stage, peak memory")
-        print("  --speed     what was timed: every point; the speedup that FLOPs and fixed work allow; native over shrunk")
+    if {"-h", "--help"} & set(words):
+        print(HELP)
         return 0
-    found: list[Stored] = []
-    for folder in map(Path, words or [os.environ.get("BENCH_RESULTS", "results")]):
-        if not folder.is_dir():
-            print(f"{folder} is not a folder with records", file=sys.stderr)
-            return 1
-        loaded = store.load(folder)
-        found += loaded.records
-        for broken in loaded.broken:
-            print(f"passed over, not a whole record of this schema: {broken}", file=sys.stderr)
-        if loaded.superseded:
-            print(f"{folder}: {loaded.superseded} older records of the same runs are not shown", file=sys.stderr)
-    if not found:
-        print("no records here yet; python -m bench makes the first", file=sys.stderr)
+    try:
+        _tables(words)
+    except UserError as error:
+        print(error, file=sys.stderr)
         return 1
-    machines = sorted({entry.record["machine"]["name"] for entry in found})
-    for name in machines:  # timings of different machines never share a table
-        print(f"machine {name}")
-        here = sorted((entry for entry in found if entry.record["machine"]["name"] == name), key=_order)
-        if speeds:
-            print_table([cells for entry in here for cells in speed_rows(entry.record)], SPEED_HEADER, SPEED_DISPENSABLE)
-        elif costs:
-            print_table([cost_row(entry.record) for entry in here], COST_HEADER, COST_DISPENSABLE)
-        else:
-            show(here)
     return 0
 
 
-def _order(entry: Stored) -> tuple[Any, ...]:
-    record = entry.record
-    return record["task"], record["model"], record["unit"], record["ratio"], record["method"]["name"], record["seed"]
+def _tables(words: list[str]) -> None:
+    options = [word for word in words if word.startswith("-")]
+    filters = [word for word in words if re.match(r"\w+=", word)]
+    folders = [Path(word) for word in words if word not in options + filters]
+    for option in options:
+        if option not in OPTIONS:
+            raise UserError(f"unknown option {option}{nearest(option, OPTIONS)}")
+    found = load(folders or [Path(os.environ.get("BENCH_RESULTS", "results"))])
+    found = chosen(found, dict(word.split("=", 1) for word in filters))
+    for name in sorted({entry.record["machine"]["name"] for entry in found}):  # timings of different machines never share a table
+        print(f"machine {name}")
+        _table([entry for entry in found if entry.record["machine"]["name"] == name], options)
+
+
+def _table(stored: list[Stored], options: list[str]) -> None:
+    single = "--runs" in options
+    if "--speed" in options:
+        draw(SPEEDS, [point for row in rows(stored, single=True) for point in _points(row.record)])
+    elif "--pruning" in options:
+        draw([*SUBJECT, SEED if single else RUNS, *COSTS], rows(stored, single))
+    else:
+        show(stored, single)
 
 
 if __name__ == "__main__":

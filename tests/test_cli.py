@@ -266,7 +266,19 @@ def test_help_shows_choices_and_what_to_type(bench):
     text = bench("--help").stdout
     for word in ("kprune", "kwon", "magnitude", "sst2", "mpnet-base", "python -m bench -m", "BENCH_DATA", "legacy"):
         assert word in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 100
+    described = re.findall(r"^    (\S+)  +\S", text.partition("Choices")[2].partition("Keys and")[0], re.MULTILINE)
+    assert sorted(described) == METHODS, "every method once, in a group and with a line"
+    assert "methods, yours" not in text
+
+
+def test_help_shows_methods_of_ones_own(bench, tmp_path):
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("# my idea: the best\n_target_: mine.Mine\n")
+    (tmp_path / "conf" / "method" / "bare.yaml").write_text("_target_: mine.Bare\n")
+    text = bench("--help", f"hydra.searchpath=[file://{tmp_path}/conf]").stdout
+    yours = text.partition("methods, yours\n")[2].splitlines()
+    assert [line.split(maxsplit=1) for line in yours[:2]] == [["bare"], ["mine", "my idea: the best"]]
 
 
 def test_a_run_leaves_a_record_a_table_and_an_answer(bench, tmp_path):
@@ -292,7 +304,7 @@ def test_a_run_leaves_a_record_a_table_and_an_answer(bench, tmp_path):
     assert len(results(tmp_path).records) == 1
     shown = bench("results", module="bench.show")
     assert "kprune" in shown.stdout
-    assert max(map(len, shown.stdout.splitlines())) <= 100
+    assert max(map(len, shown.stdout.splitlines())) <= 130
     narrow = bench("results", module="bench.show", env={"COLUMNS": "80"})
     assert max(map(len, narrow.stdout.splitlines())) <= 80
     assert f"{record['latency']['headline']['speedup']:.2f}" in narrow.stdout

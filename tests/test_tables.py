@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from analysis import changes, choose, frame, tables
-from bench import show, store
+from bench import rows, store
 from bench.errors import UserError
 from bench.record import OTHER_WORK
 from tests.test_store import made
@@ -101,7 +101,7 @@ def test_what_the_command_line_set_is_another_method(tmp_path):
     found = framed(usual, other)
     assert tables.accuracy(found)[["method", "score"]].to_numpy().tolist() == [["kprune", 78.0], ["kprune mu=0.1", 40.0]]
     assert found.table.typed.tolist() == ["method=kprune", "method=kprune method.mu=0.1"]
-    assert show.row(other.record)[0] == "kprune mu=0.1"
+    assert rows.label(other.record) == "kprune mu=0.1"
 
 
 @pytest.mark.parametrize(("where", "name"), [("dense", "model"), ("data", "task")])
@@ -184,17 +184,6 @@ def test_every_latex_table_escapes_its_underscores_headings_too(tmp_path):
         tables.write(table, tmp_path, name)
         assert "_" not in (tmp_path / f"{name}.tex").read_text(encoding="utf-8").replace(r"\_", "")
     assert "peak" in (tmp_path / "cost.tex").read_text(encoding="utf-8")
-
-
-def test_shown_passes_are_marked_where_other_work_ran(tmp_path, capsys):
-    quiet, disturbed = entry(tmp_path / "a"), entry(tmp_path / "b", seed=1)
-    disturbed.record["prune"]["notes"] = [f"{OTHER_WORK}: 0.50 per core"]
-    show.show([quiet])
-    assert "?" not in capsys.readouterr().out
-    show.show([quiet, disturbed])
-    out = capsys.readouterr().out
-    assert out.count("2.00 ?") == 1
-    assert "? the machine had other work too" in out
 
 
 def test_choose_names_what_reaches_a_speedup_best_score_first(tmp_path):
