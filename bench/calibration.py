@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.config import CalibrationPlan, Task
-from bench.encoding import Encoded, Encoder, Examples, Rows
+from bench.encoding import Encoded, Encoder, Examples, Positions
 from bench.packing import NOT_INPUTS, Batch, places_of
+from bench.tasks import KINDS
+from bench.tasks.kind import Kind
 
 if TYPE_CHECKING:
     from bench.training import Training
@@ -31,16 +33,15 @@ class Calibration:
     several, cut by length (less padding, less memory), or several batches in one (a GPU is not kept waiting). What is a
     sum over a group's batches is the sum over its parts. A part's `shares` [B] are its examples' shares of their batch's
     mean, its `owners` [batches, tokens] say with 1 and 0 which batch a token belongs to, where it holds several.
-    `rows` are the positions among train's examples, `tokens` counts real tokens. `kind` is what the task asks for, as in
-    bench.config.Task: labels are class indices [B] (classification), numbers [B] (regression), or the tokens of start and
-    end [B, 2] (span).
+    `rows` are the positions among train's examples, `tokens` counts real tokens. `kind` is what the task asks for and says what the
+    labels are (bench.tasks).
     """
 
     batches: list[Batch]
     parts: list[list[Batch]]
-    rows: Rows
+    rows: Positions
     tokens: int
-    kind: str
+    kind: Kind
     sha256: str
     generator: np.random.Generator
     training: "Training | None" = None  # the whole train split, for a method that declares it
@@ -137,7 +138,7 @@ def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder
     for example in taken:
         content.update(np.asarray(example["input_ids"], "<i8").tobytes())
     tokens = sum(len(example["input_ids"]) for example in taken)
-    return Calibration(batches, parts, rows, tokens, task.kind, content.hexdigest(), np.random.default_rng(seed))
+    return Calibration(batches, parts, rows, tokens, KINDS[task.kind], content.hexdigest(), np.random.default_rng(seed))
 
 
 def micro_tokens(device: str, hidden: int) -> int:
@@ -150,12 +151,12 @@ def micro_tokens(device: str, hidden: int) -> int:
     return GPU_TOKENS * min(max(int(gib // GPU_GIB), 1), GPU_MOST)
 
 
-def legacy_rows(rows: int, count: int, seed: int) -> Rows:
+def legacy_rows(rows: int, count: int, seed: int) -> Positions:
     """The published sample: drawn with replacement by numpy's RandomState (algorithms, section 1.5)."""
     return np.random.RandomState(seed).choice(rows, count)
 
 
-def _token_sample(plan: CalibrationPlan, examples: Examples, seed: int) -> tuple[Rows, list[Encoded]]:
+def _token_sample(plan: CalibrationPlan, examples: Examples, seed: int) -> tuple[Positions, list[Encoded]]:
     """A seeded permutation of train, cut where enough real tokens (or examples) are reached."""
     order = np.random.default_rng(seed).permutation(len(examples))
     taken: list[Encoded] = []

@@ -30,9 +30,10 @@ from bench.dense import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_j
 from bench.errors import UserError, first_line
 from bench.files import digest, place, sync
 from bench.masks import Masks, WeightMasks
-from bench.model import PrunableModel, auto_class
+from bench.model import PrunableModel
 from bench.record import Record
 from bench.shrink import shrink
+from bench.tasks import KINDS
 
 SCHEMA = 1
 
@@ -279,7 +280,7 @@ def weight_masks(saved: Saved) -> WeightMasks | None:
     if BITS_FILE not in saved.facts.sha256:
         return None
     packed = _tensors(file, safetensors.numpy.load_file)
-    matrices = PrunableModel(structure(saved), saved.facts.arch).matrices()
+    matrices = PrunableModel(structure(saved), saved.facts.arch, KINDS[saved.facts.kind]).matrices()
     sizes = {name: linear.weight.shape for own in matrices.values() for name, linear in own.items()}
     if {name: -(-size.numel() // 8) for name, size in sizes.items()} != {name: bits.size for name, bits in packed.items()}:
         raise UserError(f"{file} is not of the matrices that {CONFIG_FILE} describes")
@@ -298,14 +299,14 @@ def structure(saved: Saved) -> nn.Module:
             dense = dense_module(saved)
             if saved.facts.label_words is not None:
                 label_words.structure(dense, saved.facts.arch, saved.facts.label_words)
-        return shrink(PrunableModel(dense, saved.facts.arch), structural)
+        return shrink(PrunableModel(dense, saved.facts.arch, KINDS[saved.facts.kind]), structural)
     except Exception as error:
         raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error
 
 
 def dense_module(saved: Saved) -> nn.Module:
     """A dense model of the same config, with new weights, in eval mode."""
-    module: nn.Module = auto_class(saved.facts.kind).from_config(
+    module: nn.Module = KINDS[saved.facts.kind].from_config(
         saved.config, attn_implementation=saved.facts.attention, dtype=torch.float32, trust_remote_code=False
     )
     return module.eval().requires_grad_(False)

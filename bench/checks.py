@@ -12,13 +12,13 @@ from bench.config import Keys, LatencyPlan, Model, ModelTuning, Run, Task
 from bench.dense import EXTRA_FILES, FACTS_FILE, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
+from bench.tasks import KINDS
 
-METRICS = {"classification": {"accuracy", "f1"}, "regression": {"pearson", "spearman"}, "span": {"exact_match", "f1"}}
 CONFIG_FILE, RECORD_FILE = "config.json", "record.json"  # of a saved model, beside FACTS_FILE
 WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
 BITS_FILE = "weight_masks.safetensors"  # only where single weights were pruned
 SAVED_FILES = (FACTS_FILE, CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, MASKS_FILE, BITS_FILE, *TOKENIZER_FILES, *EXTRA_FILES)
-KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
+VALUES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word", "None": "null"}
 
 
 def check_keys(keys: Keys, device: str) -> None:
@@ -59,23 +59,19 @@ def _check_latency(plan: LatencyPlan, device: str) -> None:
 
 def check_task(name: str, task: Task) -> None:
     """A task's YAML: columns, labels, metrics and constants fit each other."""
-    where, labels = f"task {name}: ", task.labels
+    where, labels, kind = f"task {name}: ", task.labels, KINDS[task.kind]
     columns = [*task.columns, task.label]
     _demand(f"{where}columns", task.columns, len(task.columns) in (1, 2), "a model reads one text column or a pair")
     _demand(f"{where}columns and label", columns, len(set(columns)) == len(columns), "every column has a name of its own")
     names_are_good = labels is None or (len(labels) > 1 and len(set(labels)) == len(labels))
     _demand(f"{where}labels", labels, names_are_good, "at least two different names, or null for a regression")
     for metric in task.metrics:
-        _choice(f"{where}metrics", metric, METRICS[task.kind])
+        _choice(f"{where}metrics", metric, set(kind.metrics))
     if task.score not in task.metrics:
         raise UserError(f"{where}score={task.score} is not among its metrics{nearest(task.score, task.metrics)}")
-    _demand(f"{where}metrics", "f1", "f1" not in task.metrics or task.outputs == 2, "it is defined for two labels here")
-    if task.windows:
-        _demand(f"{where}labels", labels, labels is None, "answers have no classes, it is null")
-        _demand(f"{where}max_length", task.max_length, task.max_length >= 32, "at least 32 where contexts are cut into windows")
-        _demand(f"{where}columns", task.columns, len(task.columns) == 2, "the question's column and the context's")
-        for name in ("stride", "best", "longest_answer"):
-            _demand(f"{where}windows.{name}", getattr(task.windows, name), getattr(task.windows, name) >= 1, "at least 1")
+    if wrong := kind.check(task):
+        key, value, good, expected = wrong
+        _demand(f"{where}{key}", value, good, expected)
     _demand(f"{where}length", task.length, task.length > 0, "the mean number of tokens of an example, more than 0")
     _demand(f"{where}max_length", task.max_length, task.max_length >= 3, "a number of tokens, at least 3")
     _demand(f"{where}batch", task.batch, task.batch >= 1, "at least 1")
@@ -156,7 +152,7 @@ def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, A
             raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_', '_unit_'})}")
         kinds = annotated.get(key) or {_kind(reference[key])}
         if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
-            expected = " or ".join(KINDS[kind] for kind in sorted(kinds))
+            expected = " or ".join(VALUES[kind] for kind in sorted(kinds))
             raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
 
 

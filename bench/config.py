@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from bench import machine
 from bench.errors import UserError, first_line, nearest
 from bench.files import digest
+from bench.tasks import KINDS
 
 T = TypeVar("T")
 
@@ -173,7 +174,7 @@ class Task:
     @property
     def outputs(self) -> int:
         """The number of outputs of a model for this task: of an example, or for a span of every token."""
-        return {"span": 2, "regression": 1}.get(self.kind) or len(self.labels or ())
+        return KINDS[self.kind].outputs(self)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What every pruning method has to keep to, ours or anybody's: `check_method` tries it on a small random model.
 
-In the spirit of scikit-learn's check_estimator. Needs no data, no hub and a few seconds:
+In the spirit of scikit-learn's check_estimator. Needs no data, no hub and a few seconds, says what it tries, and ends with `passed`:
 
     from bench.contract import check_method
     check_method(lambda: MyMethod(strength=2.0))
@@ -12,33 +12,37 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
-from transformers import BertTokenizer
 
 from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, ModelTuning, Task, typed
-from bench.encoding import Encoded, Encoder, Rows
+from bench.encoding import Encoded, Encoder, Positions
 from bench.errors import first_line
 from bench.files import CONF
 from bench.half import bf16_layers
-from bench.machine import repeatable
+from bench.machine import hush, repeatable
 from bench.masks import Masks, Shape, WeightMasks
 from bench.method import Method, Scorer, Skip
-from bench.model import PrunableModel, auto_class
+from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.shrink import mask_error, shrink, zeroed
-from bench.training import Training
+from bench.stages import say
+from bench.tasks import KINDS
 
-RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+if TYPE_CHECKING:
+    from bench.training import Training
+
+TWICE = (0.5, 0.2)  # at these a method runs twice; they come first, before it could keep anything of an earlier run
+RATIOS = (*TWICE, 0.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 SIZES = {
     "bert": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40},
     "roberta": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40, "pad_token_id": 1},
@@ -47,10 +51,12 @@ SIZES = {
 }
 FAMILIES = tuple(sorted(SIZES))
 VOCABULARY, PAD, LENGTH = 60, 1, 6.0
+DIFFER = "differ between two equal runs: randomness comes from calibration.generator alone, and nothing is kept of an earlier run"
 
 Make = Callable[[], Method]
 
 
+@cache
 def arch_of(family: str) -> Arch:
     """The architecture of a family, from conf/arch."""
     return typed(Arch, OmegaConf.load(CONF / "arch" / f"{family}.yaml"), "arch")
@@ -66,12 +72,12 @@ def tiny(
     attention = "eager" if family == "mpnet" else "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = auto_class(kind).from_config(config, attn_implementation=attention)
+        module = KINDS[kind].from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if "LayerNorm.weight" not in name and "layer_norm.weight" not in name:
                     parameter.normal_(0, 0.3)
-    return PrunableModel(module.to(dtype), arch_of(family))
+    return PrunableModel(module.to(dtype), arch_of(family), KINDS[kind])
 
 
 def batch(lengths: list[int], seed: int = 0, regression: bool = False, classes: int = 2) -> dict[str, Tensor]:
@@ -96,11 +102,17 @@ def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
     kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
-    return Calibration(list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, kind, "", np.random.default_rng(seed))
+    return Calibration(
+        list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, KINDS[kind], "", np.random.default_rng(seed)
+    )
 
 
-def training(model: PrunableModel, folder: Path, regression: bool = False) -> Training:
+def training(model: PrunableModel, folder: Path, regression: bool = False) -> "Training":
     """A small train split for a method that trains: 16 texts of characters, batches of 4, label words a and b."""
+    from transformers import BertTokenizer
+
+    from bench.training import Training  # seconds of imports, which a method that does not train is spared
+
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation][: VOCABULARY - 5]
     (folder / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *letters]) + "\n", encoding="utf-8")
     encoder = Encoder.__new__(Encoder)
@@ -139,10 +151,10 @@ class _Made:
     def __len__(self) -> int:
         return len(self.coded)
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
         return [self.coded[row] for row in rows]
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         found: np.ndarray = self.given[np.asarray(rows)]
         return found
 
@@ -168,48 +180,72 @@ class Case:
         return Budget.of(shape, self.unit, self.ratio, LENGTH)
 
 
-def cases(method: Method, unit: str) -> list[Case]:
-    """What a method is tried in; one that trains in less."""
-    kinds = ("classification", "regression")
+def steps(method: Method, unit: str) -> dict[str, list[Case]]:
+    """What a method is tried in, by what is told of it; one that trains in less."""
     if method.training:
-        return [Case(ratio, kind, unit) for kind in kinds for ratio in RATIOS[::7]]
-    more = [Case(0.5, "span", unit), Case(0.5, unit=unit, precision="bf16")]
+        return {kind: [Case(ratio, kind, unit) for ratio in (0.5, 0.0)] for kind in ("classification", "regression")}
+    found = {
+        "classification at all ratios": [Case(ratio, unit=unit) for ratio in RATIOS],
+        "regression": [Case(ratio, "regression", unit) for ratio in (*TWICE, 0.0, 0.9)],
+        "spans": [Case(0.5, "span", unit)],
+        "bf16": [Case(0.5, unit=unit, precision="bf16")],
+    }
     if unit == "flops":
-        more += [Case(0.5, unit="params"), Case(0.5, unit="latency"), Case(0.9, unit="latency")]
-    return [Case(ratio, kind, unit) for kind in kinds for ratio in RATIOS] + more
+        found["parameters and seconds"] = [Case(0.5, unit="params"), Case(0.5, unit="latency"), Case(0.9, unit="latency")]
+    return found
 
 
 def check_method(make: Make, device: str = "cpu", unit: str = "flops") -> None:
     """Everything that holds for any method; `make` gives a new method object each time, `unit` is what its YAML's `_unit_` says,
-    where it says so. A method that trains is given 16 short texts.
+    where it says so. A method that trains is given 16 short texts. What is tried is said on stderr; the last line is `passed`.
 
     Raises:
         AssertionError: one sentence for what does not hold.
     """
     assert callable(make), "check_method takes what makes a method, a class or a function, not a method object"
-    for case in cases(make(), unit):
-        check_run(make, case, device)
-    if isinstance(make(), Scorer):
+    method = make()
+    assert isinstance(method, Method), f"what check_method is given makes {_kind(method)}, not a bench.method.Method"
+    hush()
+    if isinstance(method, Scorer):
+        _step("score", method)
         check_score(make, device)
+    skips: list[str | None] = []
+    for name, cases in steps(method, unit).items():
+        _step(name, method)
+        skips += [check_run(make, case, device) for case in cases]
+    reasons = sorted({reason for reason in skips if reason})
+    assert None in skips, f"it skips whatever it is tried in: {reasons[0]}"
+    say("passed" + (f"; {len(skips) - skips.count(None)} of {len(skips)} runs skipped: {reasons[0]}" if reasons else ""))
 
 
-def check_run(make: Make, case: Case, device: str = "cpu") -> None:
-    """Within the budget, repeatable, nothing left behind, masks and shrunk model agree; or a reason to skip."""
-    results = []
-    for seed_of_others in (1, 2):  # randomness comes from the calibration's generator alone
-        torch.manual_seed(seed_of_others)
-        np.random.seed(seed_of_others)
-        method = make()
-        with _told(str(case), method):
-            results.append(_run(method, case, device))
-    first, second = results
-    assert (first is None) == (second is None), f"{case}: skipped in one of two equal runs"
-    if first is None or second is None:
+def _step(name: str, method: Method) -> None:
+    say(f"check_method {_kind(method)}: {name}")
+
+
+def _kind(thing: object) -> str:
+    return type(thing).__name__
+
+
+def check_run(make: Make, case: Case, device: str = "cpu") -> str | None:
+    """The budget is kept to and used, nothing is left behind, masks and shrunk model agree; at the ratios `TWICE` also: a second run
+    gives the same, though the first one's model and data have been spoiled and labels that are hidden have changed.
+
+    Returns the reason where it skips.
+    """
+    first = _run(make, case, device)
+    if case.ratio in TWICE:
+        _check_same(case, first, _run(make, case, device, again=True))
+    return first if isinstance(first, str) else None
+
+
+def _check_same(case: Case, first: "_Result | str", second: "_Result | str") -> None:
+    if isinstance(first, str) or isinstance(second, str):
+        assert type(first) is type(second), f"{case}: skipped in one of two equal runs"
         return
     for name in first.masks:
-        assert np.array_equal(first.masks[name], second.masks[name]), f"{case}: {name} differ between two equal runs"
+        assert np.array_equal(first.masks[name], second.masks[name]), f"{case}: {name} {DIFFER}"
     for name, tensor in first.weights.items():
-        assert torch.allclose(tensor, second.weights[name], 1e-4, 1e-6), f"{case}: {name} differs between two equal runs"
+        assert torch.allclose(tensor, second.weights[name], 1e-4, 1e-6), f"{case}: {name} {DIFFER}"
 
 
 @dataclass(frozen=True)
@@ -233,45 +269,87 @@ def _told(where: str, method: Method) -> Iterator[None]:
         raise AssertionError(f"{where}: {type(error).__name__}: {first_line(error)}{hint}") from error
 
 
-def _run(method: Method, case: Case, device: str) -> _Result | None:
-    """Run a method and check what it leaves; None: skipped."""
+def _run(make: Make, case: Case, device: str, again: bool = False) -> _Result | str:
+    """Run a method, check what it leaves, and spoil what it was given; a string: why it skipped."""
+    torch.manual_seed(again)  # of which nothing may depend
+    np.random.seed(again)
+    method = make()
     model = tiny(dtype=torch.float32, outputs=1 if case.kind == "regression" else 2, kind=case.kind)
     model.module.to(device)
-    sample, budget = _sample(case.kind, device), case.budget(model.shape)
+    sample = _sample(case.kind, device, poisoned=again and not method.labels)
+    with _told(str(case), method):
+        budget = case.budget(model.shape)
+        try:
+            masks = _prune(method, model, sample, budget, case)
+        except Skip as skip:
+            return _reason(skip, case)
+        result = _checked(case, model, masks, budget, sample)
+    _spoil(model, sample)
+    return result
+
+
+def _reason(skip: Skip, case: Case) -> str:
+    reason = str(skip).strip()
+    assert reason, f"{case}: a skip gives a reason"
+    return reason
+
+
+def _prune(method: Method, model: PrunableModel, sample: Calibration, budget: Budget, case: Case) -> Any:
+    """What the method returns under the conditions of a run."""
     with _nothing_left_behind(model, str(case)), tempfile.TemporaryDirectory() as folder:
         if method.training:
             sample = replace(sample, training=training(model, Path(folder), case.kind == "regression"))
-        try:
-            with torch.set_grad_enabled(method.gradients), repeatable(device), bf16_layers(model, case.precision == "bf16"):
-                masks = method.prune(model, sample if method.labels else sample.without_labels(), budget)
-            reason = None
-        except Skip as skip:
-            masks, reason = None, str(skip).strip()
-    if reason is not None:
-        assert reason, f"{case}: a skip gives a reason"
-        return None
-    assert isinstance(masks, Masks | WeightMasks), f"{case}: prune returns {type(masks).__name__}, not Masks"
-    assert budget.fits(budget.cost(masks)), f"{case}: the masks cost {budget.cost(masks) / budget.total:.4f} of all units"
+        seen = sample if method.labels else sample.without_labels()
+        with torch.set_grad_enabled(method.gradients), repeatable(str(model.device)), bf16_layers(model, case.precision == "bf16"):
+            return method.prune(model, seen, budget)
+
+
+def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sample: Calibration) -> _Result:
+    """Masks that use the budget and no more, and weights that belong to them."""
+    assert isinstance(masks, Masks | WeightMasks), f"{case}: prune returns {_kind(masks)}, not Masks"
+    cost = budget.cost(masks)
+    told = f"{case}: the masks cost {cost / budget.total:.4f} of all units, the budget is {budget.limit / budget.total:.4f}"
+    assert budget.fits(cost), told
+    assert budget.limit - cost < _dearest(model, budget), f"{told}, which would pay for a whole sub-layer or matrix more"
     assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{case}: a weight is not finite"
+    weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     if isinstance(masks, WeightMasks):
-        before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-        assert all(torch.equal(tensor, before[name]) for name, tensor in zeroed(model, masks).state_dict().items()), (
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in zeroed(model, masks).state_dict().items()), (
             f"{case}: a pruned weight is not zero"
         )
         assert case.ratio > 0 or masks.share == 1, f"{case}: a weight was pruned"
-        return _Result(dict(masks.kept), before)
+        return _Result(dict(masks.kept), weights)
     masks.check(model.shape)
-    assert case.ratio > 0 or np.array_equal(masks.heads != 0, np.ones_like(masks.heads)), f"{case}: a head was pruned"
-    assert case.ratio > 0 or np.array_equal(masks.neurons != 0, np.ones_like(masks.neurons)), f"{case}: a neuron was pruned"
+    assert case.ratio > 0 or masks.heads.all(), f"{case}: a head was pruned"
+    assert case.ratio > 0 or masks.neurons.all(), f"{case}: a neuron was pruned"
     assert mask_error(model, masks, shrink(model, masks), sample.batches) < 1e-3, f"{case}: masked and shrunk model differ"
-    return _Result({"heads": masks.heads, "neurons": masks.neurons}, dict(model.module.state_dict()))
+    return _Result({"heads": masks.heads, "neurons": masks.neurons}, weights)
 
 
-def _sample(kind: str = "classification", device: str = "cpu") -> Calibration:
-    """Three small batches, with and without padding."""
+def _dearest(model: PrunableModel, budget: Budget) -> float:
+    """The cost of the dearest sub-layer; of single weights, of the largest matrix."""
+    if budget.unit == "weights":
+        return max(linear.weight.numel() for own in model.matrices().values() for linear in own.values())
+    return max(float(budget.price(sublayer).of(model.shape.units(sublayer))) for sublayer in (0, 1))
+
+
+@torch.no_grad()
+def _spoil(model: PrunableModel, sample: Calibration) -> None:
+    """A run is over: whatever still looks at its model or its data finds nothing there."""
+    for parameter in model.module.parameters():
+        parameter.fill_(torch.nan)
+    for one in [*sample.batches, *sample.all_parts]:
+        for tensor in one.values():
+            tensor.zero_()
+
+
+def _sample(kind: str = "classification", device: str = "cpu", poisoned: bool = False) -> Calibration:
+    """Three small batches, with and without padding; poisoned: with other labels."""
     make = span_batch if kind == "span" else partial(batch, regression=kind == "regression")
-    batches = [make(lengths, seed) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])]
-    return calibration([_to(one, device) for one in batches], kind == "regression")
+    batches = [_to(make(lengths, seed), device) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])]
+    if poisoned:
+        batches = [one | {"labels": torch.zeros_like(one["labels"])} for one in batches]
+    return calibration(batches, kind == "regression")
 
 
 def _to(one: dict[str, Tensor], device: str) -> dict[str, Tensor]:
@@ -279,21 +357,39 @@ def _to(one: dict[str, Tensor], device: str) -> dict[str, Tensor]:
 
 
 def check_score(make: Make, device: str = "cpu") -> None:
-    """Scoring does not change the model, and gives a finite number for every unit."""
-    method, model = make(), tiny(dtype=torch.float32)
-    assert isinstance(method, Scorer)
-    model.module.to(device)
-    sample = calibration([_to(batch([9, 4, 1, 7]), device)])
-    before = copy.deepcopy(model.module.state_dict())
+    """Scoring does not change the model, gives a finite number for every unit, and the same a second time."""
     try:
-        with _told("score", method), torch.set_grad_enabled(method.gradients):
-            scores = method.score(model, sample if method.labels else sample.without_labels())
+        first, second = _scored(make, device), _scored(make, device)
     except Skip:
         return
-    assert isinstance(scores, Scores), f"score returns {type(scores).__name__}, not Scores"
+    for name in ("heads", "neurons"):
+        same = np.allclose(getattr(first, name), getattr(second, name), 1e-4, 1e-6)
+        assert same, f"score: those of {name} {DIFFER}"
+
+
+def _scored(make: Make, device: str) -> Scores:
+    """The scores of a model and data that are spoiled afterwards."""
+    method, model, sample = make(), tiny(dtype=torch.float32), _sample(device=device)
+    assert isinstance(method, Scorer)
+    model.module.to(device)
+    before = copy.deepcopy(model.module.state_dict())
+    with _told("score", method), torch.set_grad_enabled(method.gradients), repeatable(device):
+        scores = method.score(model, sample if method.labels else sample.without_labels())
+    _check_scores(scores, model.shape)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items()), "scoring changes the model"
-    with _told("score", method):
-        scores.check(model.shape)
+    scores = copy.deepcopy(scores)
+    _spoil(model, sample)
+    return scores
+
+
+def _check_scores(scores: object, shape: Shape) -> None:
+    sizes = [(shape.layers, shape.heads), (shape.layers, shape.neurons)]
+    wanted = "score has to return Scores(heads, neurons), arrays of finite numbers with shapes {} and {}".format(*sizes)
+    assert isinstance(scores, Scores), f"{wanted}, not {_kind(scores)}"
+    try:
+        scores.check(shape)
+    except Exception as error:
+        raise AssertionError(f"{wanted}: {first_line(error)}") from None
 
 
 @contextmanager

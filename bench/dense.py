@@ -7,6 +7,7 @@ hub checkpoint that the model's YAML lists. Where none is found, bench.finetune 
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.config import Arch, Run
 from bench.data import TaskData
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, digest, place, place_of
+from bench.tasks import KINDS
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
@@ -136,7 +138,7 @@ def tuned_folder(key: str) -> Path:
 
 
 def _checked(folder: Path, source: str, run: Run, expected: float | None = None, label_map: list[int] | None = None) -> Checkpoint:
-    check_folder(folder, run.model.arch, run.task.outputs, run.task.kind == "span")
+    check_folder(folder, run.model.arch, run.task.outputs, KINDS[run.task.kind].head(run.model.arch))
     return Checkpoint(folder, source, identity(folder), expected, label_map)
 
 
@@ -169,8 +171,9 @@ def identity(folder: Path) -> str:
     return total.hexdigest()
 
 
-def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) -> None:
-    """A transformers folder is whole, of this architecture, and has this number of outputs (spans: of every token).
+def check_folder(folder: Path, arch: Arch, outputs: int, head: Sequence[str] | None = None) -> None:
+    """A transformers folder is whole, of this architecture, and has this number of outputs. `head`: the linear layers of the task's
+    head (bench.tasks.kind), a classifier's where nothing is said.
 
     Raises:
         UserError: one sentence for what is wrong with it.
@@ -191,15 +194,19 @@ def check_folder(folder: Path, arch: Arch, outputs: int, spans: bool = False) ->
     shapes: dict[str, list[int]] = {}
     for file in files:
         shapes |= safetensors_shapes(file) if file.suffix == ".safetensors" else _check_pickle(file)
-    last = arch.span_head if spans else arch.head[-1]
-    head = [shape for name, shape in shapes.items() if name.startswith(f"{last}.") and len(shape) == 2]
-    if not shapes:  # a pickle says only on loading what it holds
-        return
-    if not head:
-        raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
-    if head[-1][0] != outputs:
-        raise UserError(f"{folder} has {head[-1][0]} output{'s' * (head[-1][0] > 1)}, the task needs {outputs}")
-    weights.refuse_lacking(folder, weights.lacking(shapes, config, arch, outputs, spans))
+    if shapes:  # a pickle says only on loading what it holds
+        layers = arch.head_layers if head is None else head
+        _check_head(folder, shapes, outputs, layers)
+        weights.refuse_lacking(folder, weights.lacking(shapes, config, arch, outputs, layers))
+
+
+def _check_head(folder: Path, shapes: Mapping[str, list[int]], outputs: int, layers: Sequence[str]) -> None:
+    for last in layers[-1:]:
+        found = shapes.get(f"{last}.weight")
+        if found is None:
+            raise UserError(f"{folder} has no {last}: it is not fine-tuned for such a task")
+        if found[0] != outputs:
+            raise UserError(f"{folder} has {found[0]} output{'s' * (found[0] > 1)}, the task needs {outputs}")
 
 
 def _is_pruned(folder: Path, config: dict[str, Any], arch: Arch) -> bool:

@@ -28,12 +28,13 @@ def measure(repeats: int) -> dict[str, Any]:
     from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.shrink import shrink
+    from bench.tasks import KINDS
     from bench.timing import Ratio, alternate, forward, inputs
 
     machine.settle(machine.usable_cores())
     torch.manual_seed(0)
     module = BertForSequenceClassification._from_config(BertConfig(**SIZES), attn_implementation="sdpa")
-    dense = PrunableModel(module, arch_of("bert"))
+    dense = PrunableModel(module, arch_of("bert"), KINDS["classification"])
     masks = Masks.ones(dense.shape)
     masks.heads[:, dense.shape.heads // 2 :] = masks.neurons[:, dense.shape.neurons // 2 :] = 0.0
     pruned = shrink(dense, masks)

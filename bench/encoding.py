@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import spans
 from bench.config import Arch, Task
 from bench.data import Split
 from bench.errors import UserError, first_line
 from bench.packing import Batch, places_of
+from bench.tasks import KINDS
 
-Rows = NDArray[np.intp]
+Positions = NDArray[np.intp]
 Encoded = dict[str, list[int]]
 
 
@@ -27,10 +27,10 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
         """The token ids (and masks) of some examples, truncated, not padded."""
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         """Class indices or numbers [n], or the tokens of start and end [n, 2]."""
 
 
@@ -73,9 +73,7 @@ class Encoder:
 
     def examples(self, split: Split) -> Examples:
         """The examples of a split."""
-        if self.task.windows:
-            return spans.Windows(self.tokenizer, self.inputs, self.max_length, self.task.windows, split)
-        return _Rows(self, split)
+        return KINDS[self.task.kind].examples(self, split)
 
     def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
         """Pad on the right to the longest example: int64 tensors [B, T], labels [B] or [B, 2]."""
@@ -93,7 +91,7 @@ class Encoder:
         return out
 
 
-class _Rows:
+class Rows:
     """Every row of a split is an example, tokenised when it is asked for."""
 
     def __init__(self, encoder: Encoder, split: Split) -> None:
@@ -103,12 +101,14 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.split)
 
-    def encode(self, rows: Sequence[int] | Rows) -> list[Encoded]:
+    def encode(self, rows: Sequence[int] | Positions) -> list[Encoded]:
+        """The token ids (and masks) of some rows."""
         texts = [[column[row] for row in rows] for column in self.split.texts]
         coded = self.encoder.tokenizer(*texts, truncation=True, padding=False, max_length=self.encoder.max_length)
         self.cut |= {int(row) for row, one in zip(rows, coded.encodings or (), strict=False) if one.overflowing}
         return [{name: coded[name][i] for name in self.encoder.inputs} for i in range(len(rows))]
 
-    def labels(self, rows: Sequence[int] | Rows) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
+        """The labels of some rows."""
         found: np.ndarray = self.split.labels[np.asarray(rows, dtype=np.intp)]
         return found

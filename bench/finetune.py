@@ -18,8 +18,9 @@ from bench.encoding import Encoded, Encoder
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
 from bench.machine import has_bf16, repeatable
-from bench.model import PrunableModel, auto_class
+from bench.model import PrunableModel
 from bench.stages import say
+from bench.tasks import KINDS
 
 SEED = 0
 
@@ -66,7 +67,7 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
         whole_folder(target, fill)
         shutil.rmtree(work, ignore_errors=True)
     processes.meet()
-    dense.check_folder(target, run.model.arch, run.task.outputs, run.task.kind == "span")
+    dense.check_folder(target, run.model.arch, run.task.outputs, KINDS[run.task.kind].head(run.model.arch))
     return Checkpoint(target, f"tuned:{key[:12]}", dense.identity(target))
 
 
@@ -85,7 +86,7 @@ def pretrained(run: Run, base: Path, dense: PrunableModel, encoder: Encoder) -> 
     Raises:
         UserError: it lacks weights, or is of another shape or vocabulary than the dense model, whose `encoder` is used.
     """
-    model = PrunableModel(_with_new_head(run, base, run.keys.seed).to(run.device), run.model.arch)
+    model = PrunableModel(_with_new_head(run, base, run.keys.seed).to(run.device), run.model.arch, KINDS[run.task.kind])
     if model.shape != dense.shape:
         raise UserError(f"{run.method} starts from the base of {run.model_name}, the checkpoint has another shape: change model=")
     if Encoder(base, run.task, run.model.arch).tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
@@ -100,8 +101,8 @@ def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
     set_seed(seed)
     labels = run.task.labels or ["score"]
     named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    kinds = {"classification": "single_label_classification", "regression": "regression"}
-    config = {**named, "problem_type": kinds[run.task.kind]} if run.task.kind in kinds else {}
+    problem = KINDS[run.task.kind].problem_type
+    config = {**named, "problem_type": problem} if problem else {}
     module, lacking = score.load_module(run, base, **config)
     new = tuple(f"{name}." for name in [*run.model.arch.new_weights, run.model.arch.span_head])
     if lacking := [name for name in lacking if not name.startswith(new)]:
@@ -129,9 +130,7 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
 
     def batch(chosen: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         out = training.collate(encoder, chosen)
-        if run.task.kind == "span":
-            out["start_positions"], out["end_positions"] = out.pop("labels").unbind(1)
-        return out
+        return KINDS[run.task.kind].for_trainer(out)
 
     module.train()
     trainer = training.Looped(module, arguments, examples, batch, None, [training.Bar(steps, "fine-tuning")])
@@ -164,4 +163,4 @@ def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) 
         fields["num_labels"] = task.outputs
     config = AutoConfig.for_model(facts["type"], **fields)
     set_seed(SEED)
-    (auto_class(task.kind) if task else AutoModel).from_config(config).save_pretrained(folder)
+    (KINDS[task.kind] if task else AutoModel).from_config(config).save_pretrained(folder)

@@ -143,7 +143,7 @@ def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
 
     say("measuring what heads and neurons cost on this machine, once")
     start = time.perf_counter()
-    short = PrunableModel(_shortened(dense), dense.arch)
+    short = PrunableModel(_shortened(dense), dense.arch, dense.kind)
     plan, shape = run.keys.latency, short.shape
     length = min(plan.length, positions)
     batch = timing.inputs(short.module, plan.batch, length, run.device)

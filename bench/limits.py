@@ -124,4 +124,4 @@ def skeleton(dense: PrunableModel, masks: Masks) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         module = type(dense.module)(config)
     neurons = np.repeat((masks.neurons != 0).any(1)[:, None], WIDTH_OF_SKELETON, 1).astype(float)
-    return shrink(PrunableModel(module, arch), Masks((masks.heads != 0).astype(float), neurons))
+    return shrink(PrunableModel(module, arch, dense.kind), Masks((masks.heads != 0).astype(float), neurons))

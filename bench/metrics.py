@@ -5,9 +5,10 @@ import tempfile
 import datasets
 import evaluate
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
+
+from bench.config import Task
 
 ROUNDING = 1e-6  # relative; the same input in batches of other shapes differs by less in float32
 
@@ -61,23 +62,23 @@ class Spearman(_Metric):
 METRICS: dict[str, type[_Metric]] = {"accuracy": Accuracy, "f1": F1, "pearson": Pearson, "spearman": Spearman}
 
 
-def compute(names: list[str], logits: NDArray[np.float32], gold: np.ndarray) -> dict[str, float | None]:
-    """Metrics by name from logits [examples, outputs] and gold labels [examples]; None where one is not defined."""
-    if not np.isfinite(logits).all():
-        raise ValueError("the model gives logits that are not finite")
-    predicted = predictions(logits, gold)
-    results: dict[str, float | None] = {}
+def scored(task: Task, predicted: np.ndarray, gold: np.ndarray) -> tuple[dict[str, float | None], float | None]:
+    """A task's metrics of the answers to all examples, None where one is not defined, and the one that is the score."""
+    values = {name: None if undefined(name, predicted, gold) else value(name, predicted, gold) for name in task.metrics}
+    return values, values[task.score]
+
+
+def value(name: str, predicted: np.ndarray, gold: np.ndarray) -> float:
+    """One metric by name, in percent."""
     with tempfile.TemporaryDirectory(prefix="prunebench-") as scratch:  # evaluate insists on a folder
-        for name in names:
-            metric = METRICS[name](keep_in_memory=True, cache_dir=scratch)
-            defined = undefined(name, predicted, gold) is None
-            results |= (metric.compute(predictions=predicted, references=gold) or {}) if defined else {name: None}
-    return results
+        metric = METRICS[name](keep_in_memory=True, cache_dir=scratch)
+        return float(metric.compute(predictions=predicted, references=gold)[name])
 
 
-def predictions(logits: NDArray[np.float32], gold: np.ndarray) -> np.ndarray:
-    """The answer to each example [examples]: a number where the gold labels are numbers, else a class."""
-    return logits[:, 0].astype(np.float64) if gold.dtype == np.float64 else logits.argmax(1)
+def notes(task: Task, predicted: np.ndarray, gold: np.ndarray) -> list[str]:
+    """Which of a task's metrics are not defined, and why."""
+    why = {name: undefined(name, predicted, gold) for name in task.metrics}
+    return [f"{name} is not defined: {reason}" for name, reason in why.items() if reason]
 
 
 def undefined(name: str, predicted: np.ndarray, gold: np.ndarray) -> str | None:

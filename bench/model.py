@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from bench.config import Arch
 from bench.masks import Masks, Shape
-from bench.packing import NOT_INPUTS, Batch, Context, Probe
+from bench.packing import Batch, Context, Probe, inputs_of
+from bench.tasks.kind import Kind
 
 SHORT = 64  # tokens up to which attention is computed by plain products on a CPU
-NEVER = -1e4  # logit of a padded token as the start or end of an answer
 
 
 class PrunableModel:
@@ -25,12 +25,12 @@ class PrunableModel:
     The composition of `embed`, every `sublayer` and `output` is the model. Weights require no gradient.
     """
 
-    def __init__(self, module: nn.Module, arch: Arch) -> None:
+    def __init__(self, module: nn.Module, arch: Arch, kind: Kind) -> None:
         self.module = module.eval().requires_grad_(False)
         self.arch = arch
         layers: Any = module.get_submodule(arch.layers)
         self.layers = layers
-        self.spans = hasattr(module, arch.span_head)
+        self.kind = kind
         config: Any = module.config
         heads, hidden = getattr(config, arch.heads), getattr(config, arch.hidden)
         head_dim = self._part(0, arch.attention.query).out_features // heads
@@ -43,11 +43,11 @@ class PrunableModel:
 
     def copy(self) -> "PrunableModel":
         """An independent copy, weights included."""
-        return PrunableModel(copy.deepcopy(self.module), self.arch)
+        return PrunableModel(copy.deepcopy(self.module), self.arch, self.kind)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits [B, outputs], or [B, T, 2] of starts and ends."""
-        return logits_of(self.module, batch)
+        return self.kind.logits(self.module, batch)
 
     def _part(self, layer: int, path: str) -> Any:
         return self.layers[layer].get_submodule(path)
@@ -116,12 +116,10 @@ class PrunableModel:
     def output(self, hidden: Tensor, context: Context) -> Tensor:
         """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone; of starts
         and ends [B, T, 2]."""
-        if self.spans:
-            logits = context.pad(self.module.get_submodule(self.arch.span_head)(hidden))
-            return logits if context.mask is None else logits.masked_fill(~context.mask[:, 0, 0, :, None], NEVER)
-        return self._classify(hidden[context.first][:, None])
+        return self.kind.output(self, hidden, context)
 
-    def _classify(self, hidden: Tensor) -> Tensor:
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Logits [B, outputs] of the head from the first tokens' hidden states [B, 1, d]."""
         for step in self.arch.head:
             if step == "first_token":
                 hidden = hidden[:, 0]
@@ -145,7 +143,7 @@ class PrunableModel:
 
     def reads_first_tokens(self, sublayer: int) -> bool:
         """Whether the logits depend on this sub-layer through its first tokens alone: the last feed-forward of a classifier."""
-        return sublayer == self.shape.sublayers - 1 and not self.spans
+        return sublayer == self.shape.sublayers - 1 and self.kind.reads_first_tokens
 
     @contextmanager
     def masked(self, columns: Mapping[int, Tensor]) -> Iterator[None]:
@@ -220,27 +218,6 @@ def _probe(ones: Tensor, owners: Tensor | None, x: Tensor) -> Tensor:
     return Probe.apply(x, ones, owners)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def logits_of(module: nn.Module, batch: Batch) -> Tensor:
-    """Logits [B, outputs] of a transformers model, or [B, T, 2] of starts and ends, which padding never is."""
-    out = module(**inputs_of(batch))
-    if "logits" in out:
-        return out.logits  # type: ignore[no-any-return]
-    logits = torch.stack([out.start_logits, out.end_logits], -1)
-    return logits.masked_fill(~batch["attention_mask"].bool()[..., None], NEVER)
-
-
 def widened(x: Tensor) -> Tensor:
     """The same numbers in float32 at the least, for sums over many of them."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def inputs_of(batch: Batch) -> dict[str, Tensor]:
-    """What of a batch a transformers model takes."""
-    return {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
-
-
-def auto_class(kind: str) -> Any:
-    """transformers' class of models for a kind of task (bench.config.Task.kind)."""
-    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
-
-    return AutoModelForQuestionAnswering if kind == "span" else AutoModelForSequenceClassification

@@ -16,6 +16,11 @@ Batch = Mapping[str, Tensor]
 NOT_INPUTS = ("labels", "places", "shares", "owners", "teacher")
 
 
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    """What of a batch a transformers model takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
+
+
 def places_of(lengths: Sequence[int], device: torch.device | str) -> Tensor:
     """A batch's `places` [tokens], from its examples' numbers of tokens; padding is on the right."""
     inside = np.arange(max(lengths)) < np.asarray(lengths)[:, None]

@@ -125,7 +125,7 @@ def prune(
         "passes": seconds / pass_seconds,
         "notes": notes,
     }
-    return Pruning(masks, weights, PrunableModel(model.module, model.arch), cost)
+    return Pruning(masks, weights, PrunableModel(model.module, model.arch, model.kind), cost)
 
 
 def _warm_up(dense: PrunableModel, batches: list[Batch]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.latency_table import Table
     from bench.model import PrunableModel
-    from bench.score import Score
+    from bench.tasks.kind import Score
 
 QUIET = 0.1  # other work per core from which on seconds say little, and the record says so
 OTHER_WORK = "other work on the machine while pruning"

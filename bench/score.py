@@ -3,44 +3,28 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from bench import metrics, spans, weights
+from bench import weights
 from bench.config import Run, Task
 from bench.data import Split
 from bench.dense import Checkpoint
 from bench.encoding import Encoded, Encoder, Examples
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, keep_file
-from bench.model import NEVER, PrunableModel, auto_class, logits_of
+from bench.model import PrunableModel
 from bench.stages import progress, say
+from bench.tasks import KINDS
+from bench.tasks.kind import Logits, Score
+from bench.tasks.spans import NEVER
 
 BATCH = 32
 VERSION = 1  # of the cached dense scores: raised with what a score is computed from
-Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Score:
-    """What is kept of every example in row order of the split (`logits` [examples, outputs]; of questions `answers`, `em`,
-    `f1`), the metrics in percent, and the one that is the score; None: it is not defined, and a note says why."""
-
-    arrays: dict[str, np.ndarray]
-    metrics: dict[str, float | None]
-    score: float | None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The score for people."""
-        return "not defined" if self.score is None else f"{self.score:.2f}"
 
 
 def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
@@ -51,9 +35,9 @@ def load_dense(run: Run, checkpoint: Checkpoint) -> PrunableModel:
     """
     module, lacking = load_module(run, checkpoint.folder)
     weights.refuse_lacking(checkpoint.folder, lacking)
-    if run.task.kind != "span":
+    if run.task.labels:
         _order_outputs(module.get_submodule(run.model.arch.head[-1]), output_labels(run, checkpoint))
-    return PrunableModel(module.to(run.device), run.model.arch)
+    return PrunableModel(module.to(run.device), run.model.arch, KINDS[run.task.kind])
 
 
 def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
@@ -63,7 +47,7 @@ def load_module(run: Run, folder: Path, **config: Any) -> tuple[Any, list[str]]:
         UserError: transformers cannot load it.
     """
     try:
-        module, info = auto_class(run.task.kind).from_pretrained(
+        module, info = KINDS[run.task.kind].from_pretrained(
             folder,
             num_labels=run.task.outputs,
             dtype=torch.float32,
@@ -123,17 +107,14 @@ def _order_outputs(head: nn.Module, labels: list[int]) -> None:
 def predict(module: nn.Module, encoder: Encoder, encoded: Sequence[Encoded], device: str) -> Logits:
     """Logits of some examples in their order, [examples, outputs] or [examples, T, 2]; batches are of similar length."""
     order = np.argsort([len(example["input_ids"]) for example in encoded], kind="stable")
-    found: list[Logits] = []
+    kind, found = KINDS[encoder.task.kind], list[Logits]()
     for start in progress(range(0, len(order), BATCH), "scoring"):
         batch = encoder.batch([encoded[row] for row in order[start : start + BATCH]], None, device)
-        found.append(logits_of(module, batch).float().cpu().numpy())
+        found.append(kind.logits(module, batch).float().cpu().numpy())
     logits = np.full((len(order), *found[-1].shape[1:]), NEVER, np.float32)  # the longest come last
     for start, part in zip(range(0, len(order), BATCH), found, strict=True):
         rows = order[start : start + BATCH]
-        if part.ndim == 3:
-            logits[rows, : part.shape[1]] = part
-        else:
-            logits[rows] = part
+        logits[rows, : part.shape[1]] = part  # of every token those that there are
     return logits
 
 
@@ -155,41 +136,15 @@ def measured(task: Task, logits: Logits, examples: Examples) -> Score:
     """
     if not np.isfinite(logits).all():
         raise ValueError("the model gives logits that are not finite")
-    if isinstance(examples, spans.Windows):
-        answers = spans.read_answers(examples, logits)
-        every: dict[str, float | None] = {"exact_match": float(answers.em.mean()), "f1": float(answers.f1.mean())}
-        values = {name: every[name] for name in task.metrics}
-        notes = ["the model gives every question the same answer"] * (len(set(answers.texts)) == 1)
-        return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[task.score], notes)
-    gold = examples.split.labels
-    values = metrics.compute(task.metrics, logits, gold)
-    return Score({"logits": logits}, values, values[task.score], _notes(task, metrics.predictions(logits, gold), gold))
-
-
-def _notes(task: Task, predicted: np.ndarray, gold: np.ndarray) -> list[str]:
-    """What to know of the metrics of these answers: which are not defined, and whether all answers are the same."""
-    why = {name: metrics.undefined(name, predicted, gold) for name in task.metrics}
-    notes = [f"{name} is not defined: {reason}" for name, reason in why.items() if reason]
-    if task.labels and metrics.is_constant(predicted):
-        notes.append(f"the model answers {task.labels[predicted[0]]} to every example")
-    return notes
+    return KINDS[task.kind].score(task, logits, examples)
 
 
 def arrays(task: Task, before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
-    """What a record keeps of every example: gold labels and logits; of questions the answers and their scores, those of a trivial
-    answer, and the articles, whose questions are not independent."""
-    gold = _of_questions(task, split) if split.answers else {"gold": split.labels}
+    """What a record keeps of every example."""
     both = [
         (f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) if side for name, array in side.arrays.items()
     ]
-    return {**gold, **dict(both)}
-
-
-def _of_questions(task: Task, split: Split) -> dict[str, np.ndarray]:
-    assert task.windows is not None
-    assert split.cluster is not None
-    trivial = spans.trivial(split, task.windows.unanswerable)
-    return {"cluster": split.cluster, "em_trivial": trivial.em, "f1_trivial": trivial.f1}
+    return {**KINDS[task.kind].stored(task, split), **dict(both)}
 
 
 def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, examples: Examples) -> Score:

@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from bench.masks import Masks, WeightMasks
-from bench.model import PrunableModel, logits_of
+from bench.model import PrunableModel
 from bench.packing import Batch
 
 MASK_ERROR_LIMIT = 1e-4  # of float32 logits, beyond which it is looked whether that is rounding
@@ -98,7 +98,7 @@ def zeroed(model: PrunableModel, weights: WeightMasks) -> nn.Module:
 def mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
     """The largest difference between the logits of the masked and of the shrunk model."""
     with model.masked(model.columns(masks)):
-        errors = [float((model(batch) - logits_of(small, batch)).abs().max()) for batch in batches]
+        errors = [float((model(batch) - model.kind.logits(small, batch)).abs().max()) for batch in batches]
     return float(np.max(errors))  # of which one that is no number is the largest
 
 
@@ -120,7 +120,7 @@ def verify(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequen
 def exact_mask_error(model: PrunableModel, masks: Masks, small: nn.Module, batches: Sequence[Batch]) -> float:
     """The same in float64, where rounding explains nothing (weights that least squares has tuned can amplify float32's); inf
     where `small` is not the float64 model's rounding."""
-    wide = PrunableModel(copy.deepcopy(model.module).double(), model.arch)
+    wide = PrunableModel(copy.deepcopy(model.module).double(), model.arch, model.kind)
     exact = shrink(wide, masks)
     found, wanted = small.state_dict(), exact.state_dict()
     if found.keys() != wanted.keys() or not all(_rounded(found[name], wanted[name]) for name in found):

@@ -24,15 +24,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from bench import processes, score
 from bench.config import ModelTuning, Run, Task
-from bench.encoding import Encoded, Encoder, Examples, Rows
+from bench.encoding import Encoded, Encoder, Examples, Positions
 from bench.errors import UserError
 from bench.files import cache_folder, keep_file
 from bench.losses import objective
 from bench.machine import repeatable
-from bench.model import PrunableModel, logits_of
+from bench.model import PrunableModel
 from bench.packing import Batch
 from bench.record import Record
 from bench.stages import progress
+from bench.tasks import KINDS
 
 SAVES = 10  # checkpoints in the course of a training, from the last of which an interrupted one goes on
 POOL = 50  # batches among whose examples those of similar length are put together
@@ -120,7 +121,8 @@ class Training:
 
     def task_loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """The task's mean loss, or half of it and half of the teacher's where the batch holds its logits."""
-        return objective(logits_of(module, batch), batch["labels"], batch.get("teacher"), self.task.kind)
+        kind = KINDS[self.task.kind]
+        return objective(kind.logits(module, batch), batch["labels"], batch.get("teacher"), kind)
 
     def fit(self, module: nn.Module, plan: Fit, distil: bool = False, batch: int | None = None) -> None:
         """Train `module` in place; at the end it is in eval mode and asks for no gradients.
@@ -222,7 +224,7 @@ def arguments(work: Path, steps: int, device: str, **own: Any) -> TrainingArgume
     return made
 
 
-def rows(train: Examples, task: Task, recipe: ModelTuning) -> Rows:
+def rows(train: Examples, task: Task, recipe: ModelTuning) -> Positions:
     """A permutation of train's examples, the same every time, cut at the recipe's number of tokens."""
     order = np.random.default_rng(0).permutation(len(train))
     limits = [limit for limit in (task.tuning.max_tokens, recipe.max_tokens) if limit]
@@ -346,7 +348,7 @@ def collate(encoder: Encoder, examples: Sequence[Encoded]) -> dict[str, Tensor]:
     out.pop("places", None)
     if "teacher" in examples[0]:
         logits = torch.as_tensor(np.stack([example["teacher"] for example in examples]))
-        out["teacher"] = logits[:, : out["input_ids"].shape[1]] if logits.ndim == 3 else logits
+        out["teacher"] = KINDS[encoder.task.kind].cut(logits, out["input_ids"].shape[1])
     return out
 
 

@@ -21,7 +21,7 @@ def trivial(score: str, arrays: Arrays) -> float | None:
     """The score, in percent, of an answer that looks at nothing; None where the arrays do not tell.
 
     Of classes: the largest class for every example (F1: class 1 for every example). Of numbers: a constant, which correlates
-    with nothing: 0. Of questions: what `f1_trivial` and `em_trivial` hold, see bench.spans.
+    with nothing: 0. Of questions: what `f1_trivial` and `em_trivial` hold, see bench.tasks.windows.
     """
     if score in CORRELATIONS:
         return 0.0

@@ -1,6 +1,6 @@
 """Which weights a checkpoint has to hold, and of which shapes, told from its config.json alone: without torch, within a second."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ Shapes = Mapping[str, list[int]]
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of the first BERT checkpoints
 
 
-def lacking(shapes: Shapes, config: Mapping[str, Any], arch: Arch, outputs: int, spans: bool) -> list[str]:
+def lacking(shapes: Shapes, config: Mapping[str, Any], arch: Arch, outputs: int, head: Sequence[str]) -> list[str]:
     """The weights that a checkpoint's files do not hold, or hold in another shape than its config says.
 
-    `shapes`: those of its tensors by name; `outputs`: of the model, of every token where it answers questions (`spans`).
+    `shapes`: those of its tensors by name; `outputs`: of the last of the `head`, its linear layers.
     """
     found = {spelling: shape for name, shape in shapes.items() for spelling in _spellings(name, arch)}
     found |= shapes
-    wanted = dict(_expected(config, arch, outputs, spans))
+    wanted = dict(_expected(config, arch, outputs, head))
     missing = [name for name in wanted if name not in found]
     misshapen = [f"{name} of the config's shape" for name, shape in wanted.items() if name in found and not _fits(found[name], shape)]
     return sorted([*missing, *misshapen])
@@ -44,7 +44,7 @@ def _spellings(name: str, arch: Arch) -> list[str]:
     return [name, name.removeprefix(prefix), f"{prefix}{name}"]
 
 
-def _expected(config: Mapping[str, Any], arch: Arch, outputs: int, spans: bool) -> Iterator[tuple[str, list[Size]]]:
+def _expected(config: Mapping[str, Any], arch: Arch, outputs: int, head: Sequence[str]) -> Iterator[tuple[str, list[Size]]]:
     """Every weight of the model with its shape."""
 
     def size(field: str) -> Size:
@@ -63,7 +63,6 @@ def _expected(config: Mapping[str, Any], arch: Arch, outputs: int, spans: bool) 
         yield from _linear(f"{at}.{feed_forward.output}", hidden, neurons)
         for path in (attention.norm, feed_forward.norm):
             yield from ((f"{at}.{path}.{kind}", [hidden]) for kind in ("weight", "bias"))
-    head = [arch.span_head] if spans else arch.head_layers
     for name in head:
         yield from _linear(name, outputs if name == head[-1] else hidden, hidden)
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from bench.budget import Scores
 from bench.calibration import Calibration
-from bench.losses import task_losses
 from bench.masks import Floats
 from bench.model import PrunableModel
 from bench.stages import progress
@@ -36,7 +35,7 @@ def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients
         for part in parts:
             hidden, context = model.embed(part)
             with model.probed(ones, context):
-                losses = task_losses(model.run(hidden, context), part["labels"], calibration.kind)
+                losses = calibration.kind.loss(model.run(hidden, context), part["labels"])
             found = torch.autograd.grad(losses @ part["shares"].to(losses), list(ones.values()))
             for total, gradient in zip(gradients, found, strict=True):
                 total += gradient.view(*total.shape, -1).sum(2)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
@@ -153,26 +152,32 @@ class Knowledge:
         self.weight_squares = [
             model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
         ]  # above the current sub-layer every weight is still the dense one
+        # whether the loss has a gradient while student and teacher are the same network
+        self.compares_all = method.legacy_broadcast and calibration.kind.name == "regression"
 
     def scores(self, student: States, s: int, budget: Budget) -> list[Floats]:
         """One array [units] per sub-layer from s up, higher is better, ready to be compared with the threshold.
 
         At s = 0, and as long as nothing is pruned, student and teacher are the same network: gradients would be rounding noise,
-        no backward pass is run, and representational knowledge ranks alone, also in the limit lambda_rep -> 0.
+        no backward pass is run, and representational knowledge ranks alone, also in the limit lambda_rep -> 0. Not so under
+        legacy_broadcast, whose loss compares every example with every other and is not zero there.
         """
         model, method = self.model, self.method
         above = range(s, model.shape.sublayers)
         predictive = [torch.zeros_like(self.weight_squares[t]) for t in above]
         squares = [torch.zeros_like(self.weight_squares[t]) for t in above]
-        backward = s > 0 and method.lambda_pred > 0
+        backward = (s > 0 or self.compares_all) and method.lambda_pred > 0
         for indices in self.groups:
+            if s == 0 and backward:  # the loss of a part needs the targets of its whole group
+                with torch.no_grad():
+                    self.teacher_logits += [model.run(student.hidden[i], student.contexts[i]) for i in indices]
             ones = model.ones(self.parts[indices[0]], s) if backward else {}
             gradients = [torch.zeros_like(one, dtype=torch.float64) for one in ones.values()]
             for i in indices:
                 logits = self._forward(student.hidden[i], student.contexts[i], s, ones, squares)
-                if s == 0:
-                    self.teacher_logits.append(logits)
                 if not backward:
+                    if s == 0:
+                        self.teacher_logits.append(logits)
                     continue
                 losses = self._losses(logits, self.teacher_logits[i], student.contexts[i], [self.teacher_logits[j] for j in indices])
                 loss = losses @ self.parts[i]["shares"].to(losses)
@@ -181,7 +186,7 @@ class Knowledge:
             for total, gradient, t in zip(predictive, gradients, above, strict=False):  # none without a backward pass
                 total += self._squared(gradient, t)
         n, tokens = self.calibration.examples, self.calibration.tokens
-        lambda_rep = method.lambda_rep if s > 0 or method.lambda_rep > 0 else 1.0
+        lambda_rep = method.lambda_rep if backward or method.lambda_rep > 0 else 1.0
         result = []
         for j, t in enumerate(above):
             columns = lambda_rep * squares[j] * self.weight_squares[t] / tokens
@@ -215,16 +220,11 @@ class Knowledge:
         return heads.repeat_interleave(self.model.shape.head_dim)
 
     def _losses(self, logits: Tensor, target: Tensor, context: Context, targets: Sequence[Tensor]) -> Tensor:
-        """The loss of every example [B]: T^2 KL(teacher || student), of start and end their mean; for a regression the
-        squared error of the logits. `targets`: the teacher's logits of all parts of the group."""
-        if self.calibration.kind == "regression":
-            if self.method.legacy_broadcast:  # [B, 1] - [B]: every example with every other of its batch
-                return _mean_square_of_pairs(logits, torch.cat(list(targets)), context.narrowed().owners)
-            return (logits - target).square().sum(1)
-        t = self.method.temperature
-        student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1)
-        divergences = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
-        return t * t * divergences.view(len(logits), -1).mean(1)
+        """How far every example's logits are from the teacher's [B]: T^2 KL(teacher || student), of numbers and embeddings the
+        squared difference. `targets`: the teacher's logits of all parts of the group."""
+        if self.compares_all:  # [B, 1] - [B]: every example with every other of its batch
+            return _mean_square_of_pairs(logits, torch.cat(list(targets)), context.narrowed().owners)
+        return self.calibration.kind.divergence(logits, target, self.method.temperature)
 
 
 def _mean_square_of_pairs(logits: Tensor, targets: Tensor, owners: Tensor | None) -> Tensor:

@@ -17,7 +17,6 @@ from torch_pruning.dependency import Dependency, Group, Node
 
 from bench.budget import Scores
 from bench.calibration import Calibration
-from bench.losses import task_losses
 from bench.method import Scorer
 from bench.model import PrunableModel
 from bench.stages import progress
@@ -104,14 +103,14 @@ class GradientImportance(Scorer):
     @staticmethod
     def _mean_gradient(model: PrunableModel, calibration: Calibration) -> None:
         for part in progress(calibration.all_parts, "gradients"):
-            losses = task_losses(model.forward(part), part["labels"], calibration.kind)
+            losses = calibration.kind.loss(model.forward(part), part["labels"])
             (losses.sum() / calibration.examples).backward()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _mean_square(model: PrunableModel, calibration: Calibration, weights: list[Tensor]) -> list[Tensor]:
         squares = [torch.zeros_like(weight) for weight in weights]
         for example in progress(calibration.singles(), "squared gradients"):
-            loss = task_losses(model.forward(example), example["labels"], calibration.kind)
+            loss = calibration.kind.loss(model.forward(example), example["labels"])
             for square, gradient in zip(squares, torch.autograd.grad(loss.sum(), weights), strict=True):
                 square.addcmul_(gradient, gradient, value=1 / calibration.examples)
         return squares

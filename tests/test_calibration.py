@@ -12,7 +12,8 @@ from bench import calibration, data, encoding
 from bench.config import CalibrationPlan, Task
 from bench.contract import arch_of
 from bench.finetune import write_random
-from bench.model import PrunableModel, auto_class
+from bench.model import PrunableModel
+from bench.tasks import KINDS
 from tests.conftest import write_task
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)
@@ -157,8 +158,8 @@ def test_a_distilbert_gets_no_segments_though_its_tokenizer_gives_them(tmp_path)
     encoder = encoding.Encoder(tmp_path, TASK, arch_of("distilbert"))
     assert "token_type_ids" in encoder.tokenizer("a")
     assert encoder.inputs == ["input_ids", "attention_mask"]
-    module = auto_class(TASK.kind).from_pretrained(tmp_path)
-    model = PrunableModel(module, arch_of("distilbert"))
+    kind = KINDS[TASK.kind]
+    model = PrunableModel(kind.from_pretrained(tmp_path), arch_of("distilbert"), kind)
     coded = encoder.tokenizer(["a b", "a"])
     made = encoder.batch([{name: coded[name][i] for name in encoder.inputs} for i in range(2)], None, "cpu")
     assert torch.allclose(model.forward(made), model(made), atol=1e-6)

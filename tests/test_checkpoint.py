@@ -25,9 +25,11 @@ from bench.errors import UserError
 from bench.files import CONF, digest
 from bench.finetune import write_random
 from bench.masks import Masks
-from bench.model import PrunableModel, logits_of
+from bench.model import PrunableModel
 from bench.shrink import shrink
+from bench.tasks import KINDS
 from tests.conftest import HANGS, ROOT
+from tests.helpers import logits_of
 from tests.test_model import random_masks
 
 PADDED = batch([9, 4, 1, 7])
@@ -87,7 +89,7 @@ def test_a_model_that_answers_questions_comes_back(tmp_path):
     from transformers import AutoModelForQuestionAnswering
 
     config = tiny("bert").module.config
-    model = PrunableModel(AutoModelForQuestionAnswering.from_config(config), arch_of("bert"))
+    model = PrunableModel(AutoModelForQuestionAnswering.from_config(config), arch_of("bert"), KINDS["span"])
     masks = random_masks(model.shape, 1, 0.5)
     save(tmp_path / "model", small := shrink(model, masks), masks, facts_of("bert", question_task()), [])
     assert torch.equal(logits_of(small, PADDED), logits_of(load(tmp_path / "model"), PADDED))

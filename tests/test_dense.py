@@ -16,7 +16,7 @@ from bench.contract import FAMILIES, arch_of, tiny
 from bench.encoding import Encoder
 from bench.errors import UserError
 from bench.finetune import write_random
-from bench.model import auto_class
+from bench.tasks import KINDS
 from tests.conftest import write_task
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -169,15 +169,15 @@ def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("spans", [False, True])
-def test_every_weight_of_a_model_is_known_by_name_and_shape_without_loading_it(family, spans):
+@pytest.mark.parametrize("kind", ["classification", "span"])
+def test_every_weight_of_a_model_is_known_by_name_and_shape_without_loading_it(family, kind):
     config = tiny(family).module.config
-    model = auto_class("span" if spans else "classification").from_config(config)
+    model = KINDS[kind].from_config(config)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     arch, fields, outputs = arch_of(family), config.to_dict(), 2
 
     def lacking(changed):
-        return weights.lacking(changed, fields, arch, outputs, spans)
+        return weights.lacking(changed, fields, arch, outputs, KINDS[kind].head(arch))
 
     assert lacking(shapes) == []
     for name in shapes:

@@ -15,6 +15,7 @@ from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.errors import UserError
 from bench.model import PrunableModel
 from bench.shrink import shrink
+from bench.tasks import KINDS
 from tests.test_checkpoint import facts_of, question_task, saved
 from tests.test_model import random_masks
 
@@ -51,7 +52,7 @@ def test_an_export_gives_the_models_logits(family, ending, tmp_path, capsys):
 @pytest.mark.parametrize("ending", [pytest.param("onnx", marks=pytest.mark.long), "pt2"])
 def test_a_model_that_answers_questions_gives_starts_and_ends_and_reads_segments(ending, tmp_path):
     module = AutoModelForQuestionAnswering.from_config(tiny("bert").module.config)
-    model = PrunableModel(module, arch_of("bert"))
+    model = PrunableModel(module, arch_of("bert"), KINDS["span"])
     masks = random_masks(model.shape, 1, 0.5)
     small = shrink(model, masks)
     save(tmp_path / "model", small, masks, facts_of("bert", question_task()), [])

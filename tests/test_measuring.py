@@ -11,40 +11,42 @@ import pytest
 import torch
 from scipy import stats
 
-from bench import machine, metrics, pruning
+from bench import machine, pruning
 from bench.budget import Budget
+from bench.config import Task
 from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
 from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.method import Method
 from bench.stages import collect, progress, stage
+from tests.helpers import measured
 
 LOGITS = np.array([[2.0, 1], [0, 3], [1, 0], [0, 1]], np.float32)  # predicts 0, 1, 0, 1
 
 
 def test_metrics_by_hand():
-    values = metrics.compute(["accuracy", "f1"], LOGITS, np.array([0, 1, 1, 1]))
+    values = measured(["accuracy", "f1"], LOGITS, np.array([0, 1, 1, 1]))
     assert values == {"accuracy": 75.0, "f1": pytest.approx(80.0)}  # precision 1, recall 2/3
 
 
 def test_correlations_are_scipys_and_have_no_value_where_undefined():
     predicted, gold = np.array([[0.1], [0.4], [0.2], [0.9]], np.float32), np.array([0.0, 2.0, 1.5, 5.0])
-    values = metrics.compute(["pearson", "spearman"], predicted, gold)
+    values = measured(["pearson", "spearman"], predicted, gold)
     assert values["pearson"] == pytest.approx(100 * stats.pearsonr(predicted[:, 0], gold).statistic)
     assert values["spearman"] == pytest.approx(100 * stats.spearmanr(predicted[:, 0], gold).statistic)
     noise = 3 + np.float32(2e-7) * np.arange(4, dtype=np.float32)[:, None]  # one number, but for rounding
     for constant in (predicted * 0, predicted * 0 - 3, noise):
-        assert metrics.compute(["pearson", "spearman"], constant, gold) == {"pearson": None, "spearman": None}
-    assert metrics.compute(["spearman"], predicted, gold * 0) == {"spearman": None}
-    assert metrics.compute(["spearman"], predicted[:1], gold[:1]) == {"spearman": None}
-    assert metrics.compute(["accuracy", "f1"], LOGITS, np.zeros(4, np.int64)) == {"accuracy": 50.0, "f1": None}
-    assert metrics.compute(["f1"], LOGITS * [1, 0] + [9, 0], np.array([0, 1, 1, 1])) == {"f1": 0.0}
+        assert measured(["pearson", "spearman"], constant, gold) == {"pearson": None, "spearman": None}
+    assert measured(["spearman"], predicted, gold * 0) == {"spearman": None}
+    assert measured(["spearman"], predicted[:1], gold[:1]) == {"spearman": None}
+    assert measured(["accuracy", "f1"], LOGITS, np.zeros(4, np.int64)) == {"accuracy": 50.0, "f1": None}
+    assert measured(["f1"], LOGITS * [1, 0] + [9, 0], np.array([0, 1, 1, 1])) == {"f1": 0.0}
 
 
 def test_logits_that_are_not_finite_have_no_score():
     with pytest.raises(ValueError, match="not finite"):
-        metrics.compute(["accuracy"], LOGITS * np.float32("nan"), np.array([0, 1, 1, 1]))
+        score.measured(Task(["text"], ["a", "b"], ["accuracy"], "accuracy", 9.0, 16), LOGITS * np.float32("nan"), None)
 
 
 class Slow(Method):

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import config, data, encoding, spans
+from bench import config, data, encoding
 from bench.config import Task
 from bench.contract import SIZES, arch_of, calibration, span_batch, tiny
 from bench.errors import UserError
 from bench.finetune import write_random
 from bench.losses import task_losses
-from bench.model import NEVER, logits_of
 from bench.packing import Context
+from bench.tasks import windows as windows_of
+from bench.tasks.spans import NEVER
 from methods.kprune import KPrune
 from tests.test_cli import results
 
@@ -85,7 +86,7 @@ def test_questions_that_are_cut_are_counted_by_their_windows(encoder, split):
 
 @pytest.mark.parametrize("version", ["0.23.1", "0.23.2"])
 def test_versions_of_tokenizers_that_lose_the_ends_of_contexts_are_refused(monkeypatch, encoder, split, version):
-    monkeypatch.setattr(spans.importlib.metadata, "version", lambda name: version)
+    monkeypatch.setattr(windows_of.importlib.metadata, "version", lambda name: version)
     with pytest.raises(UserError, match=f"tokenizers {version} loses the ends of long contexts"):
         encoder.examples(split)
 
@@ -128,7 +129,7 @@ def test_answers_are_those_of_the_standard_reading(encoder, split, unanswerable)
     for w in range(len(windows)):
         logits[w, : len(windows.offsets[w])] = random.normal(0, 3, (len(windows.offsets[w]), 2))
         logits[w, 0] += 9 * (windows.question[w] % 3 == 0)
-    found = spans.read_answers(windows, logits).texts
+    found = windows_of.read_answers(windows, logits).texts
     assert found == [literal_answer(windows, logits, row, unanswerable) for row in range(len(split))]
     assert len(set(found)) > 5
     assert ("" in found) == unanswerable
@@ -165,9 +166,9 @@ def official_f1(prediction, truth):
     ],
 )
 def test_exact_match_and_f1_are_the_official_ones(found, golds, em, f1):
-    assert spans.exact(found, golds) == em
-    assert spans.f1(found, golds) == pytest.approx(f1)
-    assert spans.f1(found, golds) == pytest.approx(max(official_f1(found, gold) for gold in golds))
+    assert windows_of.exact(found, golds) == em
+    assert windows_of.f1(found, golds) == pytest.approx(f1)
+    assert windows_of.f1(found, golds) == pytest.approx(max(official_f1(found, gold) for gold in golds))
 
 
 @pytest.mark.parametrize(
@@ -182,8 +183,8 @@ def test_exact_match_and_f1_are_the_official_ones(found, golds, em, f1):
 )
 def test_no_answer_is_an_answer_in_v2(found, golds, em, f1):
     """Gold answers without a word are left out, and two answers without one are equal (the official script of v2.0)."""
-    assert spans.exact(found, golds, unanswerable=True) == em
-    assert spans.f1(found, golds, unanswerable=True) == pytest.approx(f1)
+    assert windows_of.exact(found, golds, unanswerable=True) == em
+    assert windows_of.f1(found, golds, unanswerable=True) == pytest.approx(f1)
 
 
 def tiny_spans(family="bert", dtype=torch.float64):
@@ -203,7 +204,7 @@ def test_the_pieces_compose_to_the_model_and_padding_is_no_answer(family):
         assert (found[~one["attention_mask"].bool()] == NEVER).all()
         raw = model.module(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).start_logits
         real = one["attention_mask"].bool()
-        assert torch.allclose(logits_of(model.module, one)[..., 0][real], raw[real])
+        assert torch.allclose(model.kind.logits(model.module, one)[..., 0][real], raw[real])
 
 
 def test_the_loss_is_the_mean_of_start_and_end_without_padding():

@@ -21,13 +21,14 @@ from bench.budget import Budget
 from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
-from bench.model import logits_of
 from bench.recover import Recovery
 from bench.shrink import grow, mask_error, shrink
+from bench.tasks import KINDS
 from bench.training import Drawn, last_checkpoint
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
 from tests.conftest import HANGS, ROOT
+from tests.helpers import logits_of
 from tests.test_spans import tiny_spans
 
 WORDS = "task.label_words=[a,b]"
@@ -293,14 +294,15 @@ def test_distillation_is_the_softened_divergence_from_the_teacher():
     student, teacher, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
     wanted = 4 * (p * (p / q).log()).sum(-1).mean()
-    assert losses.distillation(student, teacher, "classification") == pytest.approx(float(wanted), abs=1e-6)
-    both = losses.objective(student, labels, teacher, "classification")
+    classes, t = KINDS["classification"], losses.TEMPERATURE
+    assert float(classes.divergence(student, teacher, t).mean()) == pytest.approx(float(wanted), abs=1e-6)
+    both = losses.objective(student, labels, teacher, classes)
     assert both == pytest.approx(float(0.5 * F.cross_entropy(student, labels) + 0.5 * wanted), abs=1e-6)
     starts, ends = torch.randn(2, 7), torch.randn(2, 7)
-    spans = losses.distillation(torch.stack([starts, ends], -1), torch.stack([ends, starts], -1), "span")
-    one, other = losses.distillation(starts, ends, "classification"), losses.distillation(ends, starts, "classification")
-    assert spans == pytest.approx(float((one + other) / 2), abs=1e-6)
-    assert losses.distillation(torch.ones(4, 1), torch.zeros(4, 1), "regression") == 1
+    spans = KINDS["span"].divergence(torch.stack([starts, ends], -1), torch.stack([ends, starts], -1), t).mean()
+    one, other = (classes.divergence(*pair, t).mean() for pair in ((starts, ends), (ends, starts)))
+    assert float(spans) == pytest.approx(float((one + other) / 2), abs=1e-6)
+    assert KINDS["regression"].divergence(torch.ones(4, 1), torch.zeros(4, 1), t).mean() == 1
 
 
 def masked_language_model(family, tmp_path):

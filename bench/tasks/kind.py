@@ -1,0 +1,129 @@
+"""What a task asks of a model. A kind of task is one class in one file; nobody else asks which kind it is.
+
+Importing a kind loads neither torch nor transformers: what needs them imports them when it is called.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor, nn
+
+    from bench.config import Arch, Task
+    from bench.data import Split
+    from bench.encoding import Encoder, Examples
+    from bench.model import PrunableModel
+    from bench.packing import Batch, Context
+
+Logits = NDArray[np.float32]
+Values = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is kept of every example in row order of the split, the metrics in percent (None where one is not defined, as `notes`
+    say), and the one that is the score."""
+
+    arrays: dict[str, np.ndarray]
+    metrics: Values
+    score: float | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The score for people."""
+        return "not defined" if self.score is None else f"{self.score:.2f}"
+
+
+class Kind:
+    """What depends on the kind of a task. *Logits* are a model's outputs: [B, outputs], or what the kind says instead."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[frozenset[str]]
+    transformers_class: ClassVar[str]  # that loads a model with the head
+    problem_type: ClassVar[str | None] = None  # as transformers' config says it, for fine-tuning
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    reads_first_tokens: ClassVar[bool] = True  # whether the logits read the last hidden states of first tokens alone
+    fine_tuned: ClassVar[bool] = True  # whether a dense model is fine-tuned for the task, or used as it is published
+    together: ClassVar[int] = 1  # consecutive examples that are drawn together
+
+    def outputs(self, task: "Task") -> int:
+        """The number of a model's outputs for an example or, of a span, for every token."""
+        raise NotImplementedError
+
+    def check(self, task: "Task") -> tuple[str, Any, bool, str] | None:
+        """What is wrong with a task's YAML: a key, its value, False, and what is expected; None where nothing is."""
+        return None
+
+    def head(self, arch: "Arch") -> list[str]:
+        """Paths of the linear layers of the head; the rows of the last are the outputs."""
+        return arch.head_layers
+
+    def columns(self, task: "Task", names: Sequence[str]) -> list[str]:
+        """Columns of a split that are read beside the texts; `names` are those it has."""
+        return [task.label]
+
+    def labels(self, table: "pa.Table", task: "Task", texts: list[list[str]], where: str) -> Mapping[str, Any]:
+        """The fields of bench.data.Split that hold a split's labels.
+
+        Raises:
+            UserError: a label is not what the task asks for.
+        """
+        raise NotImplementedError
+
+    def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
+        """The examples of a split: its rows, unless the kind cuts them otherwise."""
+        from bench.encoding import Rows
+
+        return Rows(encoder, split)
+
+    def from_config(self, config: Any, **how: Any) -> "nn.Module":
+        """A model of new weights."""
+        import transformers
+
+        return getattr(transformers, self.transformers_class).from_config(config, **how)  # type: ignore[no-any-return]
+
+    def from_pretrained(self, folder: Any, **how: Any) -> Any:
+        """A model of a transformers folder."""
+        import transformers
+
+        return getattr(transformers, self.transformers_class).from_pretrained(folder, **how)
+
+    def logits(self, module: "nn.Module", batch: "Batch") -> "Tensor":
+        """A transformers model's outputs for a batch."""
+        from bench.packing import inputs_of
+
+        return module(**inputs_of(batch)).logits  # type: ignore[no-any-return]
+
+    def output(self, model: "PrunableModel", hidden: "Tensor", context: "Context") -> "Tensor":
+        """The same from the last hidden state [tokens, d]."""
+        return model.classify(hidden[context.first][:, None])
+
+    def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """The task's ordinary loss for each example [B]."""
+        raise NotImplementedError
+
+    def divergence(self, student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+        """How far a student's logits are from a teacher's, for each example [B]."""
+        raise NotImplementedError
+
+    def for_trainer(self, batch: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+        """A batch with labels as transformers' model takes it, which computes the loss itself."""
+        return batch
+
+    def cut(self, logits: "Tensor", length: int) -> "Tensor":
+        """Logits of a batch of so many tokens, of logits that were kept for longer ones."""
+        return logits
+
+    def score(self, task: "Task", logits: Logits, examples: "Examples") -> Score:
+        """The metrics of all examples' logits."""
+        raise NotImplementedError
+
+    def stored(self, task: "Task", split: "Split") -> dict[str, np.ndarray]:
+        """What a record keeps of the split beside a model's answers."""
+        return {"gold": split.labels}
