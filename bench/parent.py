@@ -7,7 +7,7 @@ from bench.dense import Checkpoint, pruned_before
 
 if TYPE_CHECKING:
     from bench.model import PrunableModel
-    from bench.score import Score
+    from bench.tasks.kind import Score
 
 SPARSE = 0.001  # the share of zeros from which on weights have been pruned: training leaves next to none
 

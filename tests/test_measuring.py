@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bench import machine, pruning
+from bench import machine, pruning, score
 from bench.budget import Budget
 from bench.config import Task
 from bench.contract import batch, calibration, tiny
