@@ -142,6 +142,7 @@ class _Made:
     split: Any = None
 
     def __init__(self, regression: bool, count: int = 16) -> None:
+        self.cut: set[int] = set()
         one = batch([3 + i % 7 for i in range(count)], regression=regression)
         lengths = one["attention_mask"].sum(1).tolist()
         self.coded = [{name: one[name][i, :n].tolist() for name in ("input_ids", "attention_mask")} for i, n in enumerate(lengths)]

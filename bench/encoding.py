@@ -19,9 +19,11 @@ Encoded = dict[str, list[int]]
 
 
 class Examples(Protocol):
-    """The examples of a split: its rows, or the windows of its questions' contexts."""
+    """The examples of a split: its rows, or the windows of its questions' contexts. `cut`: those of them, as far as they have been
+    encoded, whose text (of windows: whose question) was too long for the model."""
 
     split: Split
+    cut: set[int]
 
     def __len__(self) -> int: ...
 
@@ -30,6 +32,12 @@ class Examples(Protocol):
 
     def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:
         """Class indices or numbers [n], or the tokens of start and end [n, 2]."""
+
+
+def told_cut(cut: dict[str, tuple[int, int]]) -> str | None:
+    """In words how many examples of how many were cut, by where they are from; None where none was."""
+    some = [f"{count} of {total} {name} examples" for name, (count, total) in cut.items() if count]
+    return f"cut, being too long for the model or the task's max_length: {', '.join(some)}" if some else None
 
 
 def tells_segments_apart(config: Any) -> bool:
@@ -88,6 +96,7 @@ class Rows:
 
     def __init__(self, encoder: Encoder, split: Split) -> None:
         self.encoder, self.split = encoder, split
+        self.cut: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.split)
@@ -96,6 +105,7 @@ class Rows:
         """The token ids (and masks) of some rows."""
         texts = [[column[row] for row in rows] for column in self.split.texts]
         coded = self.encoder.tokenizer(*texts, truncation=True, padding=False, max_length=self.encoder.max_length)
+        self.cut |= {int(row) for row, one in zip(rows, coded.encodings or (), strict=False) if one.overflowing}
         return [{name: coded[name][i] for name in self.encoder.inputs} for i in range(len(rows))]
 
     def labels(self, rows: Sequence[int] | Positions) -> np.ndarray:

@@ -79,15 +79,17 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             raise Skip(f"{'retraining' if run.recover else run.method} needs labels, and train has none")
 
         # 2. Calibration: the same examples for every method, drawn from train.
-        sample = calibration.draw(run.keys.calibration, run.task, encoder.examples(data.train), encoder, run.keys.seed, run.device)
-        record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256}
+        train = encoder.examples(data.train)
+        sample = calibration.draw(run.keys.calibration, run.task, train, encoder, run.keys.seed, run.device)
+        cut = sum(int(row) in train.cut for row in sample.rows)
+        record["calibration"] |= {"examples": sample.examples, "tokens": sample.tokens, "sha256": sample.sha256, "cut": cut}
 
         # A method that trains, or a retraining after it, gets the whole train split, and a folder for its checkpoints.
         trained, recovery = None, None
         start = finetune.pretrained(run, base, dense, encoder) if base and run.pretrained else None
         if run.trains or run.recover:
             begin = base if base and start else checkpoint.folder
-            trained = training.prepare(run, begin, encoder, encoder.examples(data.train), dense, record)
+            trained = training.prepare(run, begin, encoder, train, dense, record)
             recovery = recover.Recovery(run.keys.recover, trained, run.keys.round_to) if run.recover else None
 
         # 3. Prune: timed from a cold model to final masks and weights.
@@ -117,6 +119,9 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         if after:
             record["pruned"] |= {"score": after.score, "metrics": after.metrics}
             note(record["pruned"], after.notes)
+            record["data"]["cut"] = len(validation.cut)
+        if told := encoding.told_cut({"calibration": (cut, sample.examples), "evaluation": (len(validation.cut), len(validation))}):
+            say(told)
 
         # 6. Latency: dense and shrunk in strict alternation, and why it is what it is.
         with stage("latency"):

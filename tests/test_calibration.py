@@ -1,6 +1,7 @@
 """The sample of a (task, seed), and batches."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,3 +177,19 @@ def test_stored_padding_and_truncation_of_a_tokenizer_are_overridden(loaded, tmp
     assert [len(e["input_ids"]) for e in encoder.examples(loaded[0].train).encode([0, 1])] == [
         len(e["input_ids"]) for e in loaded[1].examples(loaded[0].train).encode([0, 1])
     ]
+
+
+def test_examples_that_are_cut_are_counted(loaded):
+    """Long in its first text, in its second, and of just the length that fits."""
+    task_data, encoder = loaded
+    fits = (encoder.max_length - 3) // 2
+    texts = [["a " * 600, "a", "a " * fits, "a"], ["b", "b " * 600, "b " * fits, "b"]]
+    examples = encoder.examples(replace(task_data.validation, texts=texts))
+    assert examples.cut == set(), "none is tokenised yet"
+    examples.encode([1, 2, 3])
+    assert examples.cut == {1}
+    examples.encode(range(4))
+    assert examples.cut == {0, 1}
+    told = encoding.told_cut({"calibration": (0, 9), "evaluation": (2, 4)})
+    assert told == "cut, being too long for the model or the task's max_length: 2 of 4 evaluation examples"
+    assert encoding.told_cut({"calibration": (0, 9)}) is None

@@ -2,6 +2,7 @@
 
 import string
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +73,14 @@ def test_windows_cover_the_context_and_answers_stand_where_labels_say(encoder, s
     for row in range(len(split)):
         covered = {c for w in np.flatnonzero(windows.question == row) for a, b in windows.offsets[w] if a >= 0 for c in range(a, b)}
         assert {c for c, letter in enumerate(windows.contexts[row]) if letter != " "} <= covered
+
+
+def test_questions_that_are_cut_are_counted_by_their_windows(encoder, split):
+    short = replace(split, texts=[["why"] * len(split), split.texts[1]])
+    assert encoder.examples(short).cut == set(), "contexts have several windows instead"
+    long = replace(split, texts=[["why " * 300, *short.texts[0][1:]], split.texts[1]])
+    windows = encoder.examples(long)
+    assert windows.cut == set(np.flatnonzero(windows.question == 0))
 
 
 @pytest.mark.parametrize("version", ["0.23.1", "0.23.2"])

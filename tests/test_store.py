@@ -19,8 +19,8 @@ from bench.run import PROTOCOL
 KEYS = {
     "": "schema id status reason created command method task model unit ratio seed device precision attention recover round_to "
     "protocol data calibration dense pruned prune latency seconds machine software",
-    "data": "train validation source",
-    "calibration": "sampler examples tokens batch sha256",
+    "data": "train validation source cut",
+    "calibration": "sampler examples tokens batch sha256 cut",
     "dense": "score metrics flops params checkpoint expected base notes",
     "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256 notes",
     "prune": "seconds stages peak_bytes pass_seconds passes notes",
@@ -290,7 +290,7 @@ def test_committed_records_are_whole():
         for section, names in KEYS.items():
             there = set(entry.record[section] if section else entry.record)
             # came after the first records
-            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers", "notes"}
+            later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers", "notes", "cut"}
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())

@@ -33,7 +33,8 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 class Windows:
     """The windows of a split's questions, tokenised at once. `question[w]` is the row that window w belongs to,
-    `offsets[w]` [tokens, 2] the characters of the context that each token covers.
+    `offsets[w]` [tokens, 2] the characters of the context that each token covers. `cut`: the windows whose question was too long; a long
+    context is none of them, since it has several windows.
 
     Raises:
         UserError: this version of tokenizers would lose the ends of long contexts.
@@ -44,7 +45,8 @@ class Windows:
         if version in LOSE_TAILS:
             raise UserError(f"tokenizers {version} loses the ends of long contexts; install 0.23.3 or newer")
         questions, self.contexts = split.texts
-        questions, longest = _shortened([question.lstrip() for question in questions], tokenizer, min(MOST_OF_QUESTION, max_length // 3))
+        most = min(MOST_OF_QUESTION, max_length // 3)
+        questions, longest, shortened = _shortened([question.lstrip() for question in questions], tokenizer, most)
         coded = tokenizer(
             questions,
             self.contexts,
@@ -57,6 +59,7 @@ class Windows:
         )
         self.plan, self.split = plan, split
         self.question = np.asarray(coded["overflow_to_sample_mapping"], dtype=np.intp)
+        self.cut = {w for w, row in enumerate(self.question) if row in shortened}
         self._inputs = [{name: coded[name][w] for name in inputs} for w in range(len(self.question))]
         self.offsets = [self._of_context(coded, w) for w in range(len(self.question))]
 
@@ -92,12 +95,12 @@ class Windows:
         return int(start), int(end)
 
 
-def _shortened(questions: list[str], tokenizer: Any, most: int) -> tuple[list[str], int]:
-    """Questions cut after so many tokens, so that every window has room for its context; and the longest one's tokens."""
+def _shortened(questions: list[str], tokenizer: Any, most: int) -> tuple[list[str], int, set[int]]:
+    """Questions cut after so many tokens, so that every window has room for its context; the longest one's tokens; which were cut."""
     coded = tokenizer(questions, add_special_tokens=False, truncation=True, max_length=most, return_offsets_mapping=True)
     lengths = [len(offsets) for offsets in coded["offset_mapping"]]
     cut = [q[: offsets[-1][1]] if len(offsets) == most else q for q, offsets in zip(questions, coded["offset_mapping"], strict=True)]
-    return cut, max(lengths)
+    return cut, max(lengths), {row for row, one in enumerate(coded.encodings or ()) if one.overflowing}
 
 
 @dataclass(frozen=True)
