@@ -144,17 +144,14 @@ function follow(point) {
   else location.hash = point.row;
 }
 
-// What is drawn: points of the group, its task and the machine that is chosen
-function chosen({ source, needs }, params) {
-  const hidden = new Set(all(".legend .ablation").map((button) => button.dataset.method));
-  const keep = (point) => !variants?.checked || source === "runs" || !hidden.has(point.method);
-  const points = data[source].filter(keep);
-  const holds = (point) => needs.split(" ").every((name) => (name in params ? point[name] === params[name] : point[name] !== null));
-  return { points, any: points.some(holds) };
+// Runs of any method, or points of those that are not hidden
+function points(source) {
+  const ablations = new Set(all(".legend .ablation").map((button) => button.dataset.method));
+  return data[source].filter((point) => source === "runs" || !variants?.checked || !ablations.has(point.method));
 }
 
 function settings() {
-  const own = data.cells.filter((cell) => cell.group === select?.value);
+  const own = points("cells").filter((cell) => cell.group === select?.value);
   return {
     group: select?.value,
     task: select?.selectedOptions[0].dataset.task,
@@ -167,14 +164,16 @@ function settings() {
 
 async function draw(node) {
   const params = settings();
-  const { points, any } = chosen(node.dataset, params);
-  node.parentElement.classList.toggle("nothing", !any);
-  if (!any) return null;
+  const { source, needs } = node.dataset;
+  const datasets = structuredClone({ cells: points("cells"), [source]: points(source) });
+  const holds = (point) => needs.split(" ").every((name) => (name in params ? point[name] === params[name] : point[name] !== null));
+  const nothing = !datasets[source].some(holds);
+  node.parentElement.classList.toggle("nothing", nothing);
+  if (nothing) return null;
   const spec = structuredClone(plots[node.id][dark.matches ? "dark" : "light"]);
   spec.description = node.closest("figure").querySelector("h3").textContent;
-  const cells = chosen({ source: "cells", needs: "group" }, params).points;
-  spec.datasets = { ...spec.datasets, ...structuredClone({ cells, [node.dataset.source]: points }) };
-  for (const point of [...spec.datasets.cells, ...spec.datasets[node.dataset.source]]) if (point.row) point.facts = facts(point);
+  for (const point of Object.values(datasets).flat()) if (point.row) point.facts = facts(point); // a point tells what its row says
+  spec.datasets = { ...spec.datasets, ...datasets };
   spec.params.push(...Object.entries(params).map(([name, value]) => ({ name, value })));
   const actions = { export: true, source: false, compiled: false, editor: false };
   const tooltip = { anchor: "mark", position: ["right", "left", "bottom", "top"] };
@@ -199,7 +198,7 @@ function drawAll() {
 function legend() {
   const { shown } = settings();
   for (const button of all(".legend button")) {
-    button.hidden = !shown.includes(button.dataset.method) || (variants.checked && button.className === "ablation");
+    button.hidden = !shown.includes(button.dataset.method);
     if (button.hidden) picked.delete(button.dataset.method);
     button.setAttribute("aria-pressed", picked.has(button.dataset.method));
   }

@@ -72,12 +72,12 @@ class Entry:
 def legend(cells: pd.DataFrame) -> list[Entry]:
     """Every method once."""
     methods = cells.drop_duplicates("method").sort_values("method")
-    return [
-        Entry(
-            method, SHAPES[style.marker(method)], _seen(style.colour(method), "light"), _seen(style.colour(method), "dark"), bool(ablation)
-        )
-        for method, ablation in zip(methods.method, methods.ablation, strict=True)
-    ]
+    return [_entry(row.method, bool(row.ablation)) for row in methods.itertuples()]
+
+
+def _entry(method: str, ablation: bool) -> Entry:
+    light, dark = (_seen(style.colour(method), mode) for mode in MODES)
+    return Entry(method, SHAPES[style.marker(method)], light, dark, ablation)
 
 
 def plots(cells: pd.DataFrame, costs: pd.DataFrame, points: pd.DataFrame, published: pd.DataFrame) -> list[Plot]:
@@ -204,7 +204,9 @@ def _by_published(methods: list[str], mode: str) -> Spec:
     theirs = alt.Chart(alt.NamedData("published")).transform_filter("datum.task === task")
     colour = _colour(methods, mode)
     dashed = theirs.mark_line(strokeDash=[3, 3], strokeWidth=1.2, opacity=PICKED).encode(x, y, colour, alt.Detail("series:N"))
-    hollow = theirs.mark_point(filled=False, size=60, opacity=PICKED, tooltip={"content": "data"}).encode(x, y, colour, _shape(methods))
+    hollow = theirs.mark_point(filled=False, size=90, strokeWidth=1, opacity=PICKED, tooltip={"content": "data"}).encode(
+        x, y, colour, _shape(methods)
+    )
     lines = ours.mark_line(strokeWidth=1.2, opacity=PICKED).encode(x, y, colour)
     return _layered(mode, dashed, hollow, lines, _points(ours, methods, mode).encode(x, y))
 
