@@ -72,7 +72,7 @@ class Entry:
 def legend(cells: pd.DataFrame) -> list[Entry]:
     """Every method once."""
     methods = cells.drop_duplicates("method").sort_values("method")
-    return [_entry(row.method, bool(row.ablation)) for row in methods.itertuples()]
+    return [_entry(str(row.method), bool(row.ablation)) for row in methods.itertuples()]
 
 
 def _entry(method: str, ablation: bool) -> Entry:
