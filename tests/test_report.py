@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from analysis import frame, report, statistics
+from analysis.report import data
 from bench.store import Stored
 from tests.test_store import made
 
@@ -23,15 +24,20 @@ EVIL = "<script>alert(1)</script>"
 GOLD = np.arange(200) % 2
 
 
-@dataclass(frozen=True)
+def answers(score):
+    """Logits that are right for the first examples."""
+    right = np.arange(200) < 2 * score
+    return np.stack([(GOLD == 0) == right, (GOLD == 1) == right], 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Fake(Stored):
     """A record whose arrays lie in no file: as many right answers as its score says."""
 
     def arrays(self):
-        right = np.arange(200) < 2 * self.record["pruned"]["score"]
-        logits = np.stack([(GOLD == 0) == right, (GOLD == 1) == right], 1).astype(np.float32)
+        dense, pruned = (answers(self.record[model]["score"]) for model in ("dense", "pruned"))
         units = np.full((2, 3), 1.0 + self.record["seed"])
-        return {"gold": GOLD, "logits_dense": logits, "logits_pruned": logits, "heads": units, "neurons": units}
+        return {"gold": GOLD, "logits_dense": dense, "logits_pruned": pruned, "heads": units, "neurons": units}
 
 
 @cache
@@ -107,6 +113,9 @@ def varied():
     ]
 
 
+RUNS = 10  # that were timed while nothing else ran
+
+
 def test_it_is_one_page_of_whole_tags_that_fetches_nothing(page):
     reader = Reader(page)
     assert reader.fetched == []
@@ -137,31 +146,78 @@ def test_the_summary_counts_and_names_the_best(page):
     assert "at 0.5 kprune is best (74.00); at 0.75 kprune is best (71.50)." in text
 
 
+def board(page):
+    """The leaderboard's rows by their headings."""
+    part = section(page, "leaderboard")
+    headings = [Reader(text).text.strip() for text in re.findall(r'<th scope="col".*?</th>', part, re.DOTALL)]
+    return [dict(zip(headings, row, strict=True)) for row in cells(part)]
+
+
 def test_rows_tell_seeds_from_examples_and_leave_out_what_does_not_compare(page):
-    board = section(page, "leaderboard")
-    kprune = next(row for row in cells(board) if row[0] == "kprune" and row[4] == "0.5")
-    assert kprune[:6] == ["kprune", "mrpc", "minilm", "100\N{NO-BREAK SPACE}000", "0.5", "74.00 best"]
-    assert kprune[6:8] == ["6.35", kprune[7]], "t with one degree of freedom, standard error 0.5"
-    assert 5 < float(kprune[7]) < 7
-    assert kprune[8:11] == ["80.00", "6.00", "2"]
-    assert kprune[13] == "1.50 [1.40, 1.60]"
-    magnitude = next(row for row in cells(board) if row[0] == "magnitude")
-    assert (magnitude[6], magnitude[11], magnitude[12]) == ("1 run", "–", "–"), "seconds and passes need a machine for themselves"
-    assert "bert-base" not in board
-    assert ["magnitude", "mrpc", "bert-base", "random weights", "0.5", "0", "33.33", "1.50"] in list(cells(section(page, "others")))
+    rows = board(page)
+    kprune = next(row for row in rows if row["method"] == "kprune" and row["ratio"] == "0.5")
+    expected = {"task": "mrpc", "model": "minilm", "tokens": "100\N{NO-BREAK SPACE}000", "score": "74.00 best", "rank": "1"}
+    expected |= {"± seeds": "6.35", "dense": "80.00", "runs": "2", "speedup": "1.50 [1.40, 1.60]"}
+    assert expected.items() <= kprune.items(), "t with one degree of freedom, standard error 0.5"
+    assert 5 < float(kprune["± examples"]) < 7
+    assert re.fullmatch(r"6\.00 \[-?\d+\.\d\d, \d+\.\d\d\]", kprune["points lost"])
+    magnitude = next(row for row in rows if row["method"] == "magnitude")
+    hidden = {"± seeds": "1 run", "passes": "–", "seconds": "–"}
+    assert hidden.items() <= magnitude.items(), "seconds and passes need a machine for themselves"
+    assert {row["model"] for row in rows} == {"minilm"}
+    reason = "random weights: the score means nothing"
+    assert ["magnitude", "mrpc", "bert-base", reason, "0.5", "0", "33.33", "1.50", HERE] in list(cells(section(page, "others")))
 
 
-def test_timings_are_those_of_one_machine(page):
-    assert "4321" not in page
-    kwon = next(row for row in cells(section(page, "leaderboard")) if row[0] == "kwon" and row[4] == "0.5")
-    assert kwon[10] == "3", "its score counts"
-    assert {point["row"] for point in data_of(page)["runs"]} == {f"run-{i}" for i in (*range(8), 9, 10)}
+def test_what_has_collapsed_has_no_rank_and_is_tagged(page):
+    magnitude = next(row for row in board(page) if row["method"] == "magnitude")
+    assert (magnitude["rank"], magnitude["AUC rank"]) == ("collapsed", "–")
+    (row,) = re.findall(r'<th scope="row">magnitude</th>(.*?)</tr>', section(page, "matrix"), re.DOTALL)
+    assert '<small class="tag">collapsed</small>' in row
+    assert 'href="#cell-' in row
+    assert {cost["method"] for cost in data_of(page)["costs"] if cost["front_speedup"] or cost["front_passes"]} <= {"kprune", "kwon"}
+
+
+def test_measures_without_a_threshold_stand_beside_the_score(page):
+    kprune = next(row for row in board(page) if row["method"] == "kprune" and row["ratio"] == "0.5")
+    for name in ("AUC (dense)", "Matthews (dense)"):
+        assert re.fullmatch(r"\d+\.\d \(\d+\.\d\)", kprune[name])
+    assert kprune["AUC rank"] == "1"
+
+
+def test_nothing_on_a_front_is_beaten(tmp_path):
+    costs = {"slow": (78.0, 9.0), "level": (78.0, 10.0), "quick": (77.0, 3.0), "beaten": (76.0, 5.0)}
+    page = page_of(tmp_path, *(entry(name, score=score, seconds=seconds) for name, (score, seconds) in costs.items()))
+    assert {cost["method"] for cost in data_of(page)["costs"] if cost["front_passes"]} == {"slow", "quick"}
+
+
+def test_a_variant_of_a_method_is_an_ablation():
+    methods = {"kprune", "kprune-one-shot", "tp-lamp", "magnitude", "magnitude + 5 epochs", "kprune remeasure=9", "kcm-r2"}
+    assert {name for name in methods if data.is_ablation(name, methods)} == {"kprune-one-shot", "kprune remeasure=9"}
+
+
+def test_timings_are_those_of_one_machine_and_the_others_can_be_reached(page):
+    kwon = next(row for row in board(page) if row["method"] == "kwon" and row["ratio"] == "0.5")
+    assert kwon["runs"] == "3", "its score counts"
+    assert "4321" not in kwon["seconds"]
+    assert f"<option>{THERE}</option>" in page
+    (found,) = (cost for cost in data_of(page)["costs"] if cost["machine"] == THERE)
+    assert (found["method"], found["seconds"]) == ("kwon", 4321.0)
+    timings = json.loads(re.search(r"^const timings = (.*);$", page, re.MULTILINE)[1])
+    assert timings[THERE][found["row"]]["seconds"] == ["4321.0", 4321.0]
+
+
+def test_published_numbers_stand_beside_ours(page):
+    rows = list(cells(section(page, "published")))
+    assert {row[1] for row in rows} == {"kwon", "kprune"}
+    assert all("other model" in row[-1] for row in rows)
+    assert "kprune at 0.5 loses -1.1 (K-prune (Park, Choi, Kang))" in Reader(section(page, "plots")).text
 
 
 def test_a_newer_run_of_a_seed_counts_and_the_older_is_shown(tmp_path):
     page = page_of(tmp_path, entry(score=60.0), entry(score=70.0, machine=THERE, created="2026-02-01T00:00:00Z"))
-    (row,) = cells(section(page, "leaderboard"))
-    assert (row[5], row[11]) == ("70.00", "2.00"), "its timings are still those of the machine"
+    (row,) = board(page)
+    assert (row["score"], row["passes"]) == ("70.00", "2.00"), "its timings are still those of the machine"
     assert "kwon, seed 0, test-2c, 2026-01-01 (not in the score" in page
     assert page.count("(not in the score") == 1
 
@@ -177,8 +233,8 @@ def test_failed_skipped_missing_and_broken_are_told(page):
 
 def test_every_point_leads_to_its_run_with_configuration_command_and_versions(page):
     found = data_of(page)
-    assert {len(found["runs"]), len(found["cells"])} == {10, 5}
-    for point in found["runs"] + found["cells"]:
+    assert [len(found[name]) for name in ("runs", "cells", "costs")] == [RUNS, 5, 6]
+    for point in found["runs"] + found["cells"] + found["costs"]:
         assert page.count(f'id="{point["row"]}"') == 1
     run = page[page.index('id="run-0"') :].split("</article>")[0]
     for part in ("python -m bench method=kwon", "&#34;mu&#34;: 64.0", "transformers", "1.50 [1.40, 1.60] at batch 32, 128 tokens"):
@@ -186,20 +242,31 @@ def test_every_point_leads_to_its_run_with_configuration_command_and_versions(pa
 
 
 def test_plots_have_words_and_a_description_beside_them(page):
-    for name in ("by-passes", "by-seconds", "by-ratio", "by-bound"):
+    for name in ("by-speedup", "by-passes", "by-ratio", "by-published", "by-bound"):
         assert f'id="{name}"' in page
         assert f'id="{name}-caption"' in page
     text = Reader(section(page, "plots")).text
     assert "kprune at 0.5: 74.00; kprune at 0.75: 71.50; kwon at 0.5" in text
-    assert "bert-base, random weights: magnitude at 0.5: 1.50 of 2.00" in text
+    assert f"bert-base, random weights, {HERE}: magnitude at 0.5: 1.50 [1.40, 1.60] of 2.00" in text
 
 
-def test_few_records_suffice(tmp_path):
-    assert "No run has a score" in page_of(tmp_path)
-    page = page_of(tmp_path, entry(status="failed", reason=None))
-    assert "no reason recorded" in page
-    page = page_of(tmp_path, entry(machine=THERE))
-    assert "only kwon was run (70.00)" in page
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([], "No run has a score that compares (0 in all)."),
+        ([entry(status="failed", reason=None)], "No run has a score that compares (1 in all: 1 failed)."),
+        ([entry(status="failed", reason=None), entry(seed=1, status="skipped")], "(2 in all: 1 failed, 1 skipped)"),
+        ([entry(source="random:bert")], "No run has a score that compares (1 in all: 1 with random weights)."),
+        ([entry(machine=THERE)], "at 0.5 only kwon was run (70.00)"),
+        ([entry(score=50.0)], "at 0.5 only kwon was run (50.00, collapsed)"),
+        ([entry(score=50.0), entry("kcm", score=50.0)], "at 0.5 all 2 methods have collapsed or are suspect"),
+        ([entry(score=70.0), entry("kcm", score=70.5)], "none is ahead beyond noise; the highest are kcm (70.50) and kwon (70.00)"),
+    ],
+)
+def test_few_records_make_a_page_that_says_what_is_missing(tmp_path, records, words):
+    reader = Reader(page_of(tmp_path, *records))
+    assert words in reader.text
+    assert not reader.open
 
 
 def test_a_thousand_records_stay_small_and_quick(tmp_path, monkeypatch):
@@ -256,7 +323,7 @@ def test_in_a_browser_it_sorts_filters_shows_and_leads_to_runs(tmp_path, browser
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
-    page_of(tmp_path, *varied())
+    page_of(tmp_path, *varied(), entry("kprune-one-shot", ratio=0.75, score=66.0))
     browser.get((tmp_path / "report.html").as_uri())
     wait = WebDriverWait(browser, 30)
     wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
@@ -264,33 +331,77 @@ def test_in_a_browser_it_sorts_filters_shows_and_leads_to_runs(tmp_path, browser
     def find(selector):
         return browser.find_element(By.CSS_SELECTOR, selector)
 
-    def column(number):
-        found = browser.find_elements(By.CSS_SELECTOR, f"#leaderboard tbody > tr:first-child > :nth-child({number})")
+    def column(heading):
+        names = [one.text.replace("\n", " ").rstrip(" ▲▼") for one in browser.find_elements(By.CSS_SELECTOR, "#leaderboard thead th")]
+        place = names.index(heading) + 1
+        found = browser.find_elements(By.CSS_SELECTOR, f"#leaderboard tbody > tr:first-child > :nth-child({place})")
         return [cell.text for cell in found if cell.is_displayed()]
 
-    heading = find("#leaderboard thead th:nth-child(12)")
+    def matrix():
+        return [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".matrix tbody th") if one.is_displayed()]
+
+    assert matrix() == ["kprune", "kwon", "magnitude"], "the least losing first"
+    find("#choose [value='0.75'] + span").click()
+    assert matrix() == ["kprune", "kwon"]
+    find("#choose [name=hide] + span").click()
+    assert matrix() == ["kprune", "kprune-one-shot", "kwon"]
+
+    heading = find("#leaderboard thead th:nth-child(9)")
     for order in ("descending", "ascending"):
         heading.find_element(By.TAG_NAME, "button").click()
         assert heading.get_attribute("aria-sort") == order
-        assert column(12)[-1] == "–", "what is not known comes last"
-        passes = [float(text) for text in column(12)[:-1]]
+        assert column("passes")[-1] == "–", "what is not known comes last"
+        passes = [float(text) for text in column("passes") if text != "–"]
         assert passes == sorted(passes, reverse=order == "descending")
 
     Select(find("#filter [name=method]")).select_by_visible_text("kprune")
-    assert column(1) == ["kprune", "kprune"]
+    assert column("method") == ["kprune", "kprune"]
     find("#filter [name=text]").send_keys("0.75")
-    assert column(5) == ["0.75"]
-    assert find("#count").text == "1 of 5 rows"
+    assert column("ratio") == ["0.75"]
+    assert find("#count").text == "1 of 6 rows"
+    find("#filter [type=reset]").click()
+
+    Select(find("#machine")).select_by_visible_text(THERE)
+    assert sorted(set(column("seconds"))) == ["4321.0", "–"]
+    Select(find("#machine")).select_by_visible_text(HERE)
+
+    def faint():
+        marks = browser.find_elements(By.CSS_SELECTOR, "#by-ratio :is(.mark-symbol, .mark-line).role-mark path")
+        return {mark.get_attribute("opacity") == "0.08" for mark in marks}
+
+    wait.until(lambda _: faint() == {False})
+    find(".legend [data-method=kwon]").click()
+    wait.until(lambda _: faint() == {False, True})
+    assert find(".legend [data-method=kwon]").get_attribute("aria-pressed") == "true"
+    find(".legend [data-method=kwon]").click()
+    wait.until(lambda _: faint() == {False})
 
     mark = browser.find_elements(By.CSS_SELECTOR, "#by-passes .mark-symbol.role-mark path")[0]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
     ActionChains(browser).move_to_element(mark).perform()
     tooltip = wait.until(lambda _: find("#vg-tooltip-element.visible"))
-    for fact in ("method", "dense score", "speedup", "versions"):
+    for fact in ("method", "dense", "speedup", "points lost"):
         assert fact in tooltip.text
     ActionChains(browser).click(mark).perform()
     run = wait.until(lambda _: find("article.found"))
     assert run.is_displayed()
     assert "python -m bench method=" in run.text
-    assert run == browser.switch_to.active_element
+    assert browser.switch_to.active_element == find("tbody:has(.found)")
+    below = "return arguments[0].getBoundingClientRect().top - document.querySelector('#leaderboard thead').getBoundingClientRect().bottom"
+    wait.until(lambda _: browser.execute_script(below, find("tbody:has(.found)")) >= -1)
+    title = "return document.elementFromPoint(arguments[0].getBoundingClientRect().left + 2, arguments[0].getBoundingClientRect().top + 4)"
+    assert browser.execute_script(title, find("article.found h4")) == find("article.found h4")
     assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_names_wrap(tmp_path, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page_of(tmp_path, *varied(), entry("magnitude + 15 epochs distilled in 3 rounds"))
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get((tmp_path / "report.html").as_uri())
+    WebDriverWait(browser, 30).until(lambda _: browser.execute_script("return 'ready' in document.documentElement.dataset"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+    for table in ("#leaderboard", "#matrix"):
+        assert browser.execute_script(f"return document.querySelector('{table} tbody th').offsetWidth") <= 9 * 16
