@@ -18,6 +18,7 @@ LIKE_BERT = ("bert-base", "mpnet-base")  # models of BERT-base's shape
 FROM, TO = -4.0, 25.0  # points that are drawn; what lost more stands at the edge as a number
 LANE = 0.145  # inches of a method's lane
 SMALL = 7.5
+LEFT = (-105, 0)  # points from a panel to the names of its rows
 COLLAPSED = "#b0b0b0"
 
 
@@ -141,10 +142,10 @@ def _name_rows(axes: Any, cells: pd.DataFrame, lanes: dict[tuple[str, str, str],
     for (model, task), group in cells.groupby(["model", "task"]):
         top = min(y for key, y in lanes.items() if key[:2] == (model, task))
         ends = f"dense {group.dense.mean():.1f}\nchance {group.trivial.mean():.1f}"
-        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": SMALL}
-        axes.text(-0.56, top, _task(str(task)), fontweight="bold", **place | {"fontsize": 9})
-        axes.text(-0.56, top + 1, style.name(str(model)), **place)
-        axes.text(-0.56, top + 1.6, ends, color="#555555", **place | {"va": "top"})
+        lines = ((0.0, _task(str(task)), "bold", 9.0), (1.0, style.name(str(model)), "normal", SMALL), (2.5, ends, "normal", SMALL))
+        for below, words, weight, size in lines:
+            place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
+            axes.annotate(words, (0, top + below), xytext=LEFT, fontweight=weight, fontsize=size, annotation_clip=False, **place)
 
 
 def _chance(axes: Any, group: pd.DataFrame, ys: list[float]) -> None:
