@@ -1,135 +1,151 @@
 """Figures from records, each with the caption that says what is in it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import published, style, tables
+from analysis.dots import LIKE_BERT, ablations, points_lost
 from analysis.frame import Frame
+from analysis.style import Drawn
 
 MOST_PANELS = 9
+LEAST = 3  # points of a panel, ratios of a curve
 SEEN = 0.01  # of a bar: what is too short to be seen is not drawn
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure, its file name and its caption."""
-
-    name: str
-    figure: Figure
-    caption: str
 
 
 def accuracy_against_time(frame: Frame, machine: str) -> Drawn | None:
     """Score by seconds of pruning (log), one panel for each model, task and ratio; the published score as a line, since its
     pruning time was never published."""
-    found = tables.runs(frame, machine)
-    found = found[found.quiet & found.seconds.gt(0)]
-    groups = _groups(found, ["model", "task", "sample", "ratio"], least=2)
+    found = _no_variants(tables.runs(frame, machine))
+    groups = _groups(found[found.quiet & found.seconds.gt(0)], ["model", "task", "sample", "ratio"])
     if not groups:
         return None
     figure, axes = style.panels(len(groups))
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group.groupby("method"):
-            one.plot(own.seconds, own.score, linestyle="", label=method, **style.point(str(method)))
-        style.dense_line(one, group.dense_score.iloc[0])
-        points = published.curves(str(key[1]), "kprune")
-        for score in points[np.isclose(points.ratio_removed.astype(float), key[3])].score:
+            one.plot(own.seconds, own.score, linestyle="", label=style.name(str(method)), **style.point(str(method)))
+        _ends(one, group.dense_score, group.trivial)
+        for score in _published(key[0], key[1], "kprune", key[3]).score:
             one.axhline(score, color=style.colour("kprune"), linewidth=1, linestyle="--", label="K-prune on BERT-base, published")
-        one.set(
-            xscale="log",
-            xlabel="seconds of pruning",
-            ylabel=_score_label(group),
-            title=f"{_title(key[:3])}\n{100 * key[3]:g} % of the FLOPs removed",
-        )
-        style.plain_log(one.xaxis)
+        title = f"{_title(key[:3])}, {100 * key[3]:g} % removed"
+        one.set(xscale="log", xlabel="seconds of pruning", ylabel=_score_label(group), title=title)
+    _same_log_axis(axes)
     style.legend_below(figure, axes)
     return Drawn(
         "accuracy-against-time",
         figure,
-        f"Score by pruning time on {machine}, runs that had the machine for themselves. "
-        "Dashed: as published for K-prune (Park et al., ICLR 2024, Fig. 2 of arXiv v1, digitised), whose pruning time is not published.",
+        f"Score by pruning time on {machine}, runs that had the machine for themselves, one point a run; ablations are left out. "
+        "Dashed, beside models of BERT-base's shape: as published for K-prune (Park et al., ICLR 2024, Fig. 2 of arXiv v1, digitised), "
+        "whose pruning time is not published.",
     )
 
 
-def accuracy_against_ratio(frame: Frame) -> Drawn | None:
-    """Score by the share of FLOPs removed with intervals, one panel for each task, model and sample; published curves hollow."""
-    cells = tables.accuracy(frame)
-    groups = _groups(cells, ["model", "task", "sample"], least=2)
+def _same_log_axis(axes: list[Any]) -> None:
+    """The same logarithmic x axis for all panels, so that one can be read against another."""
+    ends = np.array([one.get_xlim() for one in axes])
+    for one in axes:
+        one.set_xlim(ends.min(), ends.max())
+        style.plain_log(one.xaxis)
+
+
+def accuracy_against_ratio(frame: Frame, _: str) -> Drawn | None:
+    """Score by the share of FLOPs removed with intervals, one panel for each task, model and sample of three ratios or more;
+    published curves hollow."""
+    cells = _no_variants(tables.accuracy(frame))
+    groups = _groups(cells, ["model", "task", "sample"], of="ratio")
     if not groups:
         return None
     figure, axes = style.panels(len(groups))
     for one, (key, group) in zip(axes, groups, strict=True):
-        for method, own in group[~group.method.str.contains(r"^(?:kprune|kwon|kcm)-")].groupby("method"):
+        for method, own in group.groupby("method"):
             _curve(one, str(method), own)
-        for method in ("kprune", "kwon", "kcm"):
-            options: dict[str, Any] = {**style.point(method), "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":", "alpha": 0.8}
-            for paper, rows in published.curves(str(key[1]), method).groupby("paper"):
-                points = rows.sort_values("ratio_removed")
-                source = "" if method == "kprune" or str(paper).startswith("K-prune") else ", its own paper"
-                one.plot(points.ratio_removed, points.score, label=f"{method}, published{source}", **options)
-        style.dense_line(one, group.dense.iloc[0])
+        for method in published.METHODS:
+            _published_curve(one, _published(key[0], key[1], method), method)
+        _ends(one, group.dense, group.trivial)
         one.set(xlabel="share of FLOPs removed", ylabel="score", title=_title(key))
     style.legend_below(figure, axes)
     return Drawn(
         "accuracy-against-ratio",
         figure,
-        "Score by the share of FLOPs removed; bars: 95 % over seeds, or over the evaluation examples where there is one run. "
-        "Hollow: published for BERT-base by K-prune's authors, theirs and the others as run by them (ICLR 2024, Fig. 2 of arXiv v1, "
-        "digitised).",
+        "Score by the share of FLOPs removed; bars: 95 % over seeds, or over the evaluation examples where there is one run; ablations "
+        "are left out. Hollow, beside models of BERT-base's shape: published for BERT-base by K-prune's authors, theirs and the others "
+        "as run by them (ICLR 2024, Fig. 2 of arXiv v1, digitised).",
     )
+
+
+def _published(model: str, task: str, method: str, ratio: float | None = None) -> pd.DataFrame:
+    """What was published for BERT-base, at one ratio or all; nothing beside a model of another shape."""
+    points = published.curves(task, method)
+    at = points.ratio_removed.astype(float)
+    return points[(model in LIKE_BERT) & (np.isclose(at, at if ratio is None else ratio))]
+
+
+def _published_curve(axes: Any, points: pd.DataFrame, method: str) -> None:
+    options: dict[str, Any] = {**style.point(method), "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
+    for paper, rows in points.sort_values("ratio_removed").groupby("paper"):
+        source = "" if method == "kprune" or str(paper).startswith("K-prune") else ", its own paper"
+        axes.plot(rows.ratio_removed, rows.score, label=f"{style.name(method)}, published{source}", **options)
 
 
 def speedup_against_accuracy(frame: Frame, machine: str) -> Drawn | None:
     """Score by measured speedup, one panel for each task and model, with the Pareto front."""
-    found = tables.runs(frame, machine)
-    groups = _groups(found[found.speedup.notna() & found.quiet], ["model", "task", "sample"], least=2)
+    found = _no_variants(tables.runs(frame, machine))
+    groups = _groups(found[found.speedup.notna() & found.quiet], ["model", "task", "sample"])
     if not groups:
         return None
-    figure, axes = style.panels(len(groups))
+    figure, axes = style.panels(len(groups), height=2.9)
     for one, (key, group) in zip(axes, groups, strict=True):
         for method, own in group.groupby("method"):
             error = [own.speedup - own.speedup_low, own.speedup_high - own.speedup]
-            one.errorbar(own.speedup, own.score, xerr=error, linestyle="", label=method, **style.BARS, **style.point(str(method)))
+            options = style.BARS | style.point(str(method))
+            one.errorbar(own.speedup, own.score, xerr=error, linestyle="", label=style.name(str(method)), **options)
         front = pareto(group.speedup.to_numpy(float), group.score.to_numpy(float))
-        one.step(group.speedup.iloc[front], group.score.iloc[front], where="pre", color="#222222", linewidth=0.8, label="Pareto front")
-        style.dense_line(one, group.dense_score.iloc[0])
+        one.step(group.speedup.iloc[front], group.score.iloc[front], where="pre", color=style.DARK, linewidth=0.8, label="Pareto front")
+        _ends(one, group.dense_score, group.trivial)
         one.set(xlabel="measured speedup", ylabel=_score_label(group), title=_title(key))
     style.legend_below(figure, axes)
     where = _where(found)
     return Drawn(
         "speedup-against-accuracy",
         figure,
-        f"Score by measured speedup on {machine}{where}, with 95 % intervals; the line joins what nothing beats in both.",
+        f"Score by measured speedup on {machine}{where}, with 95 % intervals; the line joins what nothing beats in both; "
+        "ablations are left out.",
     )
 
 
 def accuracy_against_weights(frame: Frame, machine: str) -> Drawn | None:
-    """Score by the share of single weights removed with intervals, one panel for each task and model; published points hollow."""
+    """Score by the share of single weights removed with intervals, one panel for each task and model of three ratios or more."""
     cells = tables.weights(frame, machine)
-    groups = _groups(cells, ["model", "task"], least=2) if len(cells) else []
+    groups = _groups(cells, ["model", "task"], of="ratio") if len(cells) else []
     if not groups:
         return None
     figure, axes = style.panels(len(groups), width=5.2, height=3.4)
-    for one, (key, group) in zip(axes, groups, strict=True):
-        for method, own in group.groupby("method"):
-            _curve(one, str(method), own)
-        for (theirs, variant), rows in published.of_weights(str(key[1])).groupby(["method", "variant"]):
-            points = rows.sort_values("ratio_removed")
-            options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
-            one.plot(points.ratio_removed, points.score, label=f"{theirs} ({str(variant).split(',')[0]}), published", **options)
-        style.dense_line(one, group.dense.iloc[0])
-        one.set(xlabel="share of the layers' weights removed", ylabel="score", title=f"{key[1]}, {key[0]}")
+    for one, ((model, task), group) in zip(axes, groups, strict=True):
+        methods = list(dict.fromkeys(group.method))
+        for i, method in enumerate(methods):
+            _curve(one, method, group[group.method == method], shift=0.008 * (i - (len(methods) - 1) / 2))
+        if model in LIKE_BERT:
+            _published_weights(one, task)
+        same = frame.table[(frame.table.task == task) & (frame.table.model == model)]
+        _ends(one, group.dense, same.trivial.dropna())
+        one.set(xlabel="share of the layers' weights removed", ylabel="score", title=_title((model, task, 100)))
+        one.set_xticks(sorted(group.ratio.unique()))
     style.legend_below(figure, axes, 3)
     caption = (
-        "Score by the share of single weights removed (unstructured, no speedup in dense kernels); bars: 95 % over seeds, or over the "
-        "evaluation examples where there is one run. Hollow, where there are any: published for BERT-base (SMP, Jiang et al., ACL 2023)."
+        "Score by the share of single weights removed (unstructured, no speedup in dense kernels); points of one share stand a little "
+        "apart, so that all are seen; bars: 95 % over seeds, or over the evaluation examples where there is one run. Hollow, beside models "
+        "of BERT-base's shape: published for BERT-base (SMP, Jiang et al., ACL 2023)."
     )
     return Drawn("accuracy-against-weights", figure, caption)
+
+
+def _published_weights(axes: Any, task: str) -> None:
+    options: dict[str, Any] = {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8, "linestyle": ":"}
+    for (method, variant), rows in published.of_weights(task).sort_values("ratio_removed").groupby(["method", "variant"]):
+        axes.plot(rows.ratio_removed, rows.score, label=f"{method} ({str(variant).split(',')[0]}), published", **options)
 
 
 def pareto(speedup: np.ndarray, score: np.ndarray) -> list[int]:
@@ -155,10 +171,10 @@ def speedup_against_bound(frame: Frame, machine: str) -> Drawn | None:
         axes.errorbar(
             own.flops_bound, own.speedup, yerr=error, linestyle="", marker=style.VARIANTS[number], **style.BARS,
             color=list(style.COLOURS.values())[number], markerfacecolor="none" if random else None,
-            label=f"{model}{' (random weights)' if random else ''}",
+            label=f"{style.name(str(model))}{' (random weights)' if random else ''}",
         )  # fmt: skip
     ends = [1.0, float(found.flops_bound.max()) * 1.1]
-    axes.plot(ends, ends, color="#222222", linewidth=0.8, linestyle=":", label="all that FLOPs allow")
+    axes.plot(ends, ends, color=style.DARK, linewidth=0.8, linestyle=":", label="all that FLOPs allow")
     axes.set(xscale="log", yscale="log", xlabel="dense FLOPs over kept FLOPs", ylabel="measured speedup")
     style.plain_log(axes.xaxis)
     style.plain_log(axes.yaxis)
@@ -170,27 +186,34 @@ def speedup_against_bound(frame: Frame, machine: str) -> Drawn | None:
     )
 
 
-def kept_units(frame: Frame) -> Drawn | None:
-    """Heads and neurons that are left in each layer, a row for each method; the task, model and ratio with the most methods."""
-    found = tables.runs(frame)
-    groups = found.groupby(["model", "task", "sample", "ratio"])
+def kept_units(frame: Frame, _: str) -> Drawn | None:
+    """Heads and neurons that are left in each layer, a row for each method that chooses; the task, model and ratio with the most."""
+    groups = _no_variants(tables.runs(frame)).groupby(["model", "task", "sample", "ratio"])
     if not len(groups):
         return None
     (model, task, _, ratio), group = _largest(groups)
-    methods = sorted(group.method.unique())
-    shares = {kind: np.array([_share(frame, group[group.method == method], kind) for method in methods]) for kind in ("heads", "neurons")}
-    figure, axes = style.panels(2, width=0.32 * shares["heads"].shape[1] + 2.0, height=0.24 * len(methods) + 1.0)
-    for one, (kind, share) in zip(axes, shares.items(), strict=True):
-        image = one.imshow(share, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        one.set(title=kind, xlabel="layer", yticks=range(len(methods)), xticks=range(share.shape[1]))
-        one.set_yticklabels(methods if one is axes[0] else [])
-        one.grid(visible=False)
-        for (y, x), value in np.ndenumerate(share):
-            one.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value < 0.6 else "black")
+    shares = {str(method): [_share(frame, own, kind) for kind in ("heads", "neurons")] for method, own in group.groupby("method")}
+    chosen = {method: kinds for method, kinds in shares.items() if any(np.ptp(share) > 0 for share in kinds)} or shares
+    layers = len(next(iter(chosen.values()))[0])
+    figure, axes = style.panels(2, width=0.32 * layers + 2.0, height=0.24 * len(chosen) + 1.0)
+    for one, kind, share in zip(axes, ("heads", "neurons"), zip(*chosen.values(), strict=True), strict=True):
+        image = _heat(one, np.array(share), kind)
+    axes[0].set_yticklabels([style.name(method) for method in chosen])
     figure.colorbar(image, ax=axes, label="share kept", shrink=0.8)
-    removed = f"{100 * ratio:g} % of the FLOPs removed"
-    caption = f"Percent of heads and neurons that are left in each layer, mean over seeds: {model}, {task}, {removed}."
-    return Drawn("kept-units", figure, caption)
+    rest = ", ".join(style.name(method) for method in shares if method not in chosen)
+    where = f"{style.name(str(model))}, {_task(str(task))}, {100 * ratio:g} % of the FLOPs removed"
+    caption = f"Percent of heads and neurons that are left in each layer, mean over seeds: {where}."
+    return Drawn("kept-units", figure, caption + (f" The same share of every layer is left by {rest}." if rest else ""))
+
+
+def _heat(axes: Any, share: np.ndarray, title: str) -> Any:
+    """Methods by layers, each share as a number on its colour."""
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    axes.set(title=title, xlabel="layer", yticks=range(len(share)), yticklabels=[], xticks=range(share.shape[1]))
+    axes.grid(visible=False)
+    for (y, x), value in np.ndenumerate(share):
+        axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 else "black")
+    return image
 
 
 def _largest(groups: Any) -> tuple[Any, pd.DataFrame]:
@@ -204,28 +227,38 @@ def _share(frame: Frame, group: pd.DataFrame, kind: str) -> Any:
 
 def stages(frame: Frame, machine: str) -> Drawn | None:
     """Passes by stage for every method of the task, model and ratio with the most methods on a machine."""
-    found = tables.timed(frame, machine)
+    found = _no_variants(tables.timed(frame, machine))
     groups = found[found.passes.gt(0.02).fillna(False)].groupby(["model", "task", "sample", "ratio"])
     if not len(groups):
         return None
     (model, task, _, ratio), group = _largest(groups)
-    prunes = {method: frame.stored[own.index[0]].record["prune"] for method, own in group.groupby("method")}
-    order = sorted(prunes, key=lambda method: prunes[method]["passes"])
-    spent = [(name, seconds / prunes[method]["seconds"]) for method in order for name, seconds in (prunes[method]["stages"] or {}).items()]
-    names = list(dict.fromkeys(name for name, share in spent if share >= SEEN))
-    figure, (axes,) = style.panels(1, width=5.6, height=0.3 * len(order) + 1.0)
+    passes = {str(method): _passes(frame.stored[own.index[0]].record["prune"]) for method, own in group.groupby("method")}
+    order = sorted(passes, key=lambda method: sum(passes[method].values()))
+    names = list(dict.fromkeys(name for method in order for name, spent in passes[method].items() if spent >= SEEN))
+    figure, (axes,) = style.panels(1, width=style.SHEET, height=0.3 * len(order) + 1.0)
     left = np.zeros(len(order))
     for i, name in enumerate(names):
-        width = np.array([(prunes[method]["stages"] or {}).get(name, 0.0) / prunes[method]["pass_seconds"] for method in order])
-        axes.barh(order, width, left=left, label=name, color=list(style.COLOURS.values())[i % 12], edgecolor="white", linewidth=0.5)
+        width = np.array([passes[method].get(name, 0.0) for method in order])
+        options = {"color": list(style.COLOURS.values())[i % 12], "hatch": style.HATCHES[i % len(style.HATCHES)]}
+        axes.barh(order, width, left=left, label=name, edgecolor="white", linewidth=0.5, **options)
         left += width
-    axes.set(xlabel="passes over the calibration set")
-    style.legend_below(figure, [axes], 4)
+    for y, total in enumerate(left):
+        axes.annotate(f"{total:.1f}", (total, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set(xlabel="passes over the calibration set", xlim=(0, 1.06 * left.max()))
+    axes.set_yticks(range(len(order)), [style.name(method) for method in order])
+    axes.grid(visible=False, axis="y")
+    style.legend_below(figure, [axes])
     caption = (
-        f"Pruning time by stage, in forward and backward passes of the dense model over the calibration set: {model}, {task}, "
-        f"{100 * ratio:g} % of the FLOPs removed, {machine}, one run each; methods under 0.02 passes are left out."
+        f"Pruning time by stage, in forward and backward passes of the dense model over the calibration set: {style.name(model)}, "
+        f"{_task(task)}, {100 * ratio:g} % of the FLOPs removed, {machine}, one run each; methods under 0.02 passes and ablations "
+        "are left out."
     )
     return Drawn("stages", figure, caption)
+
+
+def _passes(prune: dict[str, Any]) -> dict[str, float]:
+    """A record's passes by stage."""
+    return {name: seconds / prune["pass_seconds"] for name, seconds in (prune["stages"] or {}).items()}
 
 
 def all_figures(frame: Frame, machine: str) -> Iterator[Drawn]:
@@ -237,33 +270,53 @@ def all_figures(frame: Frame, machine: str) -> Iterator[Drawn]:
 
 
 FIGURES: tuple[Callable[[Frame, str], Drawn | None], ...] = (
+    points_lost,
+    ablations,
     accuracy_against_time,
-    lambda frame, _: accuracy_against_ratio(frame),
+    accuracy_against_ratio,
     speedup_against_accuracy,
     speedup_against_bound,
     accuracy_against_weights,
-    lambda frame, _: kept_units(frame),
+    kept_units,
     stages,
 )
 
 
-def _groups(found: pd.DataFrame, keys: list[str], least: int = 1) -> list[tuple[Any, pd.DataFrame]]:
-    """The groups with at least so many rows, the largest nine in the order of their keys."""
-    groups = [(key, group) for key, group in found.groupby(keys) if len(group) >= least]
+def _no_variants(found: pd.DataFrame) -> pd.DataFrame:
+    """Without ablations and settings, which have a figure of their own."""
+    return found[~found.method.map(style.is_variant).astype(bool)]
+
+
+def _groups(found: pd.DataFrame, keys: list[str], of: str = "method") -> list[tuple[Any, pd.DataFrame]]:
+    """The groups with at least three methods, or ratios, the largest nine in the order of their keys."""
+    groups = [(key, group) for key, group in found.groupby(keys) if group[of].nunique() >= LEAST]
     largest = sorted(groups, key=lambda pair: -len(pair[1]))[:MOST_PANELS]
     return sorted(largest, key=lambda pair: pair[0])
 
 
-def _curve(axes: Any, method: str, own: pd.DataFrame) -> None:
-    """A method's scores by what was removed, with the interval over seeds, or over examples where there is one run."""
+def _curve(axes: Any, method: str, own: pd.DataFrame, shift: float = 0.0) -> None:
+    """A method's scores by what was removed, with the interval over seeds, or over examples where there is one run; a line through
+    three points or more."""
     own = own.sort_values("ratio")
     error = own.seeds.fillna(own.examples).astype(float)
-    axes.errorbar(own.ratio, own.score, yerr=error, label=method, linewidth=1.2, **style.BARS, **style.point(method))
+    line = {"linestyle": "-" if len(own) >= LEAST else "", "linewidth": 1.2}
+    axes.errorbar(own.ratio + shift, own.score, yerr=error, label=style.name(method), **line, **style.BARS, **style.point(method))
+
+
+def _ends(axes: Any, dense: pd.Series, trivial: pd.Series) -> None:
+    """The scores of the dense model and of a trivial answer."""
+    style.dense_line(axes, dense.iloc[0])
+    if len(trivial) and not pd.isna(trivial.iloc[0]):
+        style.chance_line(axes, trivial.iloc[0])
+
+
+def _task(task: str) -> str:
+    return published.TASKS.get(task, task)
 
 
 def _title(key: Any) -> str:
     model, task, sample = key
-    return f"{task}, {model}" + ("" if sample == 100 else f", {sample:.0f} 000 tokens")
+    return f"{_task(task)}, {style.name(model)}" + ("" if sample == 100 else f", {sample:.0f} 000 tokens")
 
 
 def _score_label(group: pd.DataFrame) -> str:

@@ -1,9 +1,11 @@
 """How everything is drawn: one colour and marker for a method everywhere, told apart by everybody and in print."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -43,24 +45,51 @@ MARKERS = {
     **dict(zip(("tp-lamp", "tp-fpgm", "tp-random"), ">ph", strict=True)),
     **dict(zip(("smp", "smp-l", "smp-distil", "smp-l-distil"), "<>ph", strict=True)),
 }
+NAMES = {"kprune": "K-prune", "kwon": "Kwon et al.", "kcm": "KCM", "flap": "FLAP", "minilm": "MiniLM"}
 VARIANTS = ("o", "v", "^", "<", ">", "p", "h", "d", "8")
 BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8}
 OTHER = "#606060"
+DARK, CHANCE = "#222222", "#888888"
+HATCHES = ("", "////", "....", "xxxx", "----", "oo")
+SHEET = 8.65  # inches: as wide as GitHub shows a page
 HANDLE, LETTER = 0.6, 0.065  # inches of a legend's entry: its sign with the space around it, a letter
 SETTINGS: Any = {
     "svg.hashsalt": "prunebench",
     "font.size": 9.0,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "axes.titlesize": 9.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "legend.fontsize": 8.0,
 }
+matplotlib.rcParams.update(SETTINGS)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, its file name and its caption."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def name(thing: str) -> str:
+    """A method's or a model's name as people write it, in short."""
+    return NAMES.get(thing, thing.replace(" distilled in ", ", "))
 
 
 def family(method: str) -> str:
     """The method that a variant belongs to: kprune-one-shot to kprune, tp-lamp to tp, magnitude + 5 epochs to magnitude."""
     method = method.split(" + ")[0]
     return next((name for name in COLOURS if method == name or method.startswith(f"{name}-")), method)
+
+
+def is_variant(method: str) -> bool:
+    """Whether it is an ablation or one setting of another method; retraining makes no variant."""
+    return method.split(" + ")[0] != family(method)
 
 
 def colour(method: str) -> str:
@@ -78,18 +107,19 @@ def point(method: str) -> dict[str, Any]:
     return {"color": colour(method), "marker": marker(method), "markersize": 9 if marker(method) == "*" else 6}
 
 
-def panels(count: int, width: float = 3.4, height: float = 2.8, most: int = 3) -> tuple[Figure, list[Any]]:
+def panels(count: int, width: float = SHEET / 3, height: float = 2.4, most: int = 3) -> tuple[Figure, list[Any]]:
     """A figure with so many panels, at most `most` beside each other."""
     columns = max(1, min(count, most))
     rows = -(-count // columns)
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
-        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-    return figure, axes
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
 def plain_log(axis: Any) -> None:
-    """Plain numbers along a logarithmic axis; twos and fives between the powers of ten too, where it is shorter than two decades."""
+    """Plain numbers along a logarithmic axis, which is at least a decade long; where it is shorter than two, twos and fives too."""
+    low, high = axis.get_view_interval()
+    wider = max(1.0, (10 * low / high) ** 0.5)
+    axis.set_view_interval(low / wider, high * wider, ignore=True)
 
     def between(value: float, _: Any) -> str:
         low, high = axis.get_view_interval()
@@ -101,23 +131,32 @@ def plain_log(axis: Any) -> None:
 
 def dense_line(axes: Any, score: float) -> None:
     """The dense model's score across a panel."""
-    axes.axhline(score, color="#222222", linewidth=1, linestyle=":", label="dense")
+    axes.axhline(score, color=DARK, linewidth=1, linestyle=":", label="dense")
 
 
-def legend_below(figure: Figure, axes: list[Any], columns: int = 5) -> None:
+def chance_line(axes: Any, score: float) -> None:
+    """The score of a trivial answer across a panel."""
+    axes.axhline(score, color=CHANCE, linewidth=1, linestyle="-.", label="chance")
+
+
+def legend_below(figure: Figure, axes: list[Any], columns: int = 6) -> None:
     """One legend for all panels, every name once, in at most so many columns as the figure is wide enough for."""
     entries: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        widest = HANDLE + LETTER * max(map(len, entries))
-        columns = max(1, min(columns, int(figure.get_figwidth() / widest)))
+        columns = next(most for most in range(columns, 0, -1) if most == 1 or _width(list(entries), most) < figure.get_figwidth())
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _width(labels: list[str], columns: int) -> float:
+    """Inches of a legend in so many columns."""
+    parts = [part for part in np.array_split(np.array(labels), columns) if len(part)]
+    return sum(HANDLE + LETTER * max(map(len, part)) for part in parts)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """As SVG and PNG, the same bytes for the same content."""
-    with matplotlib.rc_context(SETTINGS):
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})

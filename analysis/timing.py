@@ -2,18 +2,15 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
-import matplotlib
+from analysis import style
+from bench.errors import UserError
 
-matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "prunebench"
-
-import matplotlib.pyplot as plt  # noqa: E402
-
-from bench.errors import UserError  # noqa: E402
-
-COLOURS = {"sequential": "#d55e00", "paired": "#0072b2"}  # Okabe and Ito's, told apart by everybody
-LABELS = {"sequential": "all dense, then all pruned", "paired": "in alternation"}
+WAYS = {  # label, colour, marker, fill
+    "sequential": ("all dense, then all pruned", style.COLOURS["kwon"], "o", "none"),
+    "paired": ("in alternation", style.COLOURS["kprune"], "D", style.COLOURS["kprune"]),
+}
 
 
 def draw(source: Path, target: Path) -> None:
@@ -28,15 +25,13 @@ def draw(source: Path, target: Path) -> None:
         title = f"One pair of models, {found['rounds']} rounds a point ({found['machine']})"
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source} is not what python -m bench.drift writes") from error
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    for name, marker in (("sequential", "o"), ("paired", "D")):
-        values = series[name]
-        label = f"{LABELS[name]}: {min(values):.2f} to {max(values):.2f}"
-        axes.plot(series["seconds"], values, marker, color=COLOURS[name], ms=4, label=label)
-    axes.set_xlabel("seconds since the start")
-    axes.set_ylabel("measured speedup")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", frameon=True)
-    axes.set_title(title, fontsize=10)
+    figure, (axes,) = style.panels(1, width=7, height=2.7)
+    for name, (label, colour, marker, fill) in WAYS.items():
+        label = f"{label}: {min(series[name]):.2f} to {max(series[name]):.2f}"
+        axes.plot(series["seconds"], series[name], marker, color=colour, markerfacecolor=fill, ms=5, label=label)
+    middle = median(series["paired"])
+    axes.axhline(middle, color=style.DARK, linewidth=1, linestyle="--", label=f"median of all in alternation: {middle:.2f}")
+    axes.set(yscale="log", xlabel="seconds since the start", ylabel="measured speedup", title=title)
+    style.plain_log(axes.yaxis)
+    axes.legend(loc="upper right")
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=150)
-    plt.close(figure)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis import figures, frame, published, rebuild, style, tables
+from analysis import dots, figures, frame, published, rebuild, style, tables
 from bench.errors import UserError
 from tests.test_tables import entry, framed
 
@@ -57,7 +58,7 @@ def test_tables_are_rebuilt_byte_by_byte(real, tmp_path):
 @pytest.mark.skipif(matplotlib.__version__ != MATPLOTLIB, reason=f"the golden figures are of matplotlib {MATPLOTLIB}")
 def test_figures_are_rebuilt_byte_by_byte(real, tmp_path):
     found = drawn(real)
-    assert len(found) == len(figures.FIGURES)
+    assert set(found) == {path.stem for path in GOLDEN.glob("*.svg")}
     for name, one in found.items():
         style.save(one.figure, tmp_path, name)
         assert (tmp_path / f"{name}.svg").read_bytes() == (GOLDEN / f"{name}.svg").read_bytes(), name
@@ -72,7 +73,7 @@ def test_a_figure_is_the_same_bytes_twice(real, tmp_path):
 
 
 def test_captions_name_the_source_of_what_is_published(real):
-    for name in ("accuracy-against-time", "accuracy-against-ratio"):
+    for name in ("accuracy-against-time", "points-lost"):
         assert "ICLR 2024" in drawn(real)[name].caption
 
 
@@ -84,7 +85,88 @@ def test_published_curves_are_those_of_the_file():
 def test_one_record_of_one_method_is_drawn_as_far_as_it_goes(tmp_path):
     found = drawn(framed(entry(tmp_path)), "test-2c")
     assert "kept-units" in found
-    assert "accuracy-against-ratio" not in found, "one point is no curve"
+    assert not {"accuracy-against-ratio", "points-lost", "ablations"} & set(found), "one point is no curve, and no comparison"
+
+
+def test_a_curve_has_three_ratios_and_a_line_three_points(tmp_path):
+    three = [entry(tmp_path, "kprune", 80.0 - 20 * ratio, ratio=ratio) for ratio in (0.25, 0.5, 0.75)]
+    two = [entry(tmp_path, "kwon", 70.0 - 20 * ratio, ratio=ratio) for ratio in (0.5, 0.75)]
+    assert "accuracy-against-ratio" not in drawn(framed(*three[1:], *two), "test-2c")
+    (axes,) = drawn(framed(*three, *two), "test-2c")["accuracy-against-ratio"].figure.axes
+    lines = {line[0].get_xdata().size: line[0].get_linestyle() for line in axes.containers}
+    assert lines == {3: "-", 2: "None"}
+
+
+def cells(**lost):
+    """An accuracy table of one task and model at half with these points lost; what lost 20 or more has collapsed."""
+    rows = [
+        {"task": "mrpc", "model": "minilm", "sample": 100, "ratio": 0.5, "method": method, "dense": 80.0, "trivial": 60.0}
+        | {"lost": points, "lost_low": points - 1, "lost_high": points + 1, "collapsed": points >= 20, "suspect": None}
+        for method, points in lost.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def lost(monkeypatch):
+    def draw(table):
+        monkeypatch.setattr(tables, "accuracy", lambda _: table)
+        return dots.points_lost(None, "")
+
+    return draw
+
+
+def words(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_points_lost_says_what_collapsed_what_is_beyond_and_where_chance_is(lost):
+    figure = lost(
+        cells(kprune=1.0, kcm=18.0, kwon=20.0, flap=70.0, magnitude=30.0).assign(suspect=[None, "a fault", None, None, None])
+    ).figure
+    assert {"chance", "collapsed", "?", "→ 70 collapsed", "→ 30 collapsed"} <= set(words(figure.axes[0]))
+    assert "K-prune loses at most 3 points in 1 of 1 cases at 50 %" in figure.get_suptitle()
+
+
+def test_a_suspect_record_is_not_counted_as_near_the_dense_model(lost):
+    title = lost(cells(kprune=1.0, kwon=9.0).assign(suspect=["a fault", None])).figure.get_suptitle()
+    assert title == "Without retraining, every method loses more than 3 points"
+
+
+def test_what_collapsed_has_neither_interval_nor_colour(lost):
+    axes = lost(cells(kprune=1.0, kwon=20.0)).figure.axes[0]
+    own, others = style.colour("kprune"), style.colour("kwon")
+    assert [line.get_color() for line in axes.lines].count(own) == 2, "a dot and its interval"
+    assert [line.get_color() for line in axes.lines].count(dots.COLLAPSED) == 1, "a dot"
+    assert others not in [line.get_color() for line in axes.lines]
+
+
+def test_published_points_stand_beside_models_of_their_shape_alone(real):
+    cells = tables.accuracy(real)
+    told = {row.model: dots._published(row) for row in cells[cells.method == "kprune"].itertuples()}
+    assert told["minilm"] is None
+    assert told["mpnet-base"] == pytest.approx(-1.1)
+
+
+def test_ablations_stand_apart_from_the_curves(tmp_path):
+    methods = ("kprune", "kprune-one-shot", "kprune-no-tuning", "flap", "fisher")
+    found = drawn(framed(*(entry(tmp_path, method, 70.0 + i) for i, method in enumerate(methods))), "test-2c")
+    labels = [text.get_text() for text in found["ablations"].figure.axes[0].get_yticklabels()]
+    assert labels == ["K-prune", "· no-tuning", "· one-shot"]
+    shown = [label for axes in found["accuracy-against-time"].figure.axes for label in axes.get_legend_handles_labels()[1]]
+    assert {"K-prune", "FLAP", "fisher"} <= set(shown)
+    assert not any("one-shot" in label for label in shown)
+
+
+def test_a_short_logarithmic_axis_has_plain_numbers():
+    figure, (axes,) = style.panels(1)
+    axes.plot([250, 390], [1, 2])
+    axes.set_xscale("log")
+    style.plain_log(axes.xaxis)
+    figure.canvas.draw()
+    ticks = [text.get_text() for text in axes.get_xticklabels(which="both")]
+    assert len([tick for tick in ticks if tick]) >= 2
+    assert not any("10^" in tick for tick in ticks)
 
 
 def test_another_machines_timings_are_not_drawn(tmp_path):
