@@ -286,8 +286,9 @@ def _value(score: str, arrays: Arrays, which: str) -> float:
 
 def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], list[NDArray[Any]]]:
     """A score as a function of weights [samples, examples] and of columns [examples]; it gives one value a sample."""
-    if score in ("exact_match", "f1") and f"em_{which}" in arrays:
-        return _mean, [arrays[f"{'em' if score == 'exact_match' else 'f1'}_{which}"]]
+    of_each = f"{'em' if score == 'exact_match' else score}_{which}"
+    if of_each in arrays:  # the score is a mean of the examples' own
+        return _mean, [arrays[of_each]]
     gold, logits = arrays["gold"], arrays[f"logits_{which}"].astype(np.float64)
     if score in ("pearson", "spearman"):
         return _pearson if score == "pearson" else _spearman, [logits[:, 0], gold.astype(np.float64)]

@@ -62,6 +62,11 @@ class Calibration:
         rows = ((batch, row) for batch in self.batches for row in range(len(batch["attention_mask"])))
         return [_cut(batch, [row], [length]) for (batch, row), length in zip(rows, lengths, strict=True)]
 
+    def labelled(self, kind: Kind, labels: Sequence[Tensor], tokens: int) -> "Calibration":
+        """The same sample with other labels, those of each batch, for a kind that knows them; in micro-batches of so many tokens."""
+        batches: list[Batch] = [{**batch, "labels": own} for batch, own in zip(self.batches, labels, strict=True)]
+        return replace(self, batches=batches, parts=grouped(batches, tokens), kind=kind)
+
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""
         return replace(self, batches=_unlabelled(self.batches), parts=[_unlabelled(parts) for parts in self.parts])
@@ -126,10 +131,12 @@ def _cut(batch: Batch, rows: list[int], lengths: list[int]) -> Batch:
 def draw(plan: CalibrationPlan, task: Task, examples: Examples, encoder: Encoder, seed: int, device: str) -> Calibration:
     """The calibration sample of a (task, seed): the same examples of train for every method."""
     if plan.sampler == "legacy":
-        rows = legacy_rows(len(examples), plan.examples or max(1, int(plan.tokens / task.length)), seed)
+        together = KINDS[task.kind].together
+        count = (plan.examples or max(1, int(plan.tokens / task.length))) // together
+        rows = _expanded(legacy_rows(len(examples) // together, count, seed), together)
         taken = examples.encode(rows)
     else:
-        rows, taken = _token_sample(plan, examples, seed)
+        rows, taken = _token_sample(plan, examples, seed, KINDS[task.kind].together)
     labels = examples.labels(rows) if examples.split.labelled else None
     starts = range(0, len(rows), plan.batch)
     batches = [encoder.batch(taken[i : (j := i + plan.batch)], None if labels is None else labels[i:j], device) for i in starts]
@@ -156,15 +163,21 @@ def legacy_rows(rows: int, count: int, seed: int) -> Positions:
     return np.random.RandomState(seed).choice(rows, count)
 
 
-def _token_sample(plan: CalibrationPlan, examples: Examples, seed: int) -> tuple[Positions, list[Encoded]]:
-    """A seeded permutation of train, cut where enough real tokens (or examples) are reached."""
-    order = np.random.default_rng(seed).permutation(len(examples))
+def _expanded(drawn: Positions, together: int) -> Positions:
+    """The rows of examples that are drawn together, of what was drawn."""
+    return (drawn[:, None] * together + np.arange(together)).ravel()
+
+
+def _token_sample(plan: CalibrationPlan, examples: Examples, seed: int, together: int) -> tuple[Positions, list[Encoded]]:
+    """A seeded permutation of train, cut where enough real tokens (or examples) are reached and nothing is torn apart."""
+    order = _expanded(np.random.default_rng(seed).permutation(len(examples) // together), together)
     taken: list[Encoded] = []
     tokens = 0
     for start in range(0, len(order), CHUNK):
         for example in examples.encode(order[start : start + CHUNK]):
             taken.append(example)
             tokens += len(example["input_ids"])
-            if len(taken) == plan.examples or (plan.examples is None and tokens >= plan.tokens):
+            enough = len(taken) >= plan.examples if plan.examples else tokens >= plan.tokens
+            if enough and len(taken) % together == 0:
                 return order[: len(taken)], taken
     return order, taken

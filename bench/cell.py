@@ -17,6 +17,7 @@ from bench.files import cache_folder
 from bench.method import Skip
 from bench.run import PROTOCOL, Done, execute
 from bench.stages import say
+from bench.tasks import KINDS
 
 NO_PATHS = ("results", "save", "model.path", "rerun", "hydra.")  # overrides that a record does not repeat
 
@@ -95,7 +96,7 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
         checks.check_source(str(run.keys.save), saves, checkpoint.folder, many)
     if run.scored and (checkpoint is None or run.pretrained):
         dense.fetch_base(run)  # what is missing is told now, not after the slow imports
-    if checkpoint is None and run.scored and not task_data.train.labelled:
+    if checkpoint is None and run.scored and KINDS[run.task.kind].fine_tuned and not task_data.train.labelled:
         raise UserError(f"no dense checkpoint of {run.model_name} for {run.task_name}, and train has no labels to fine-tune one on")
     fresh = record.blank(run, task_data, PROTOCOL)
     fresh["dense"]["base"] = dense.base_identity(run) if run.pretrained else None

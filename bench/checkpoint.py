@@ -156,6 +156,7 @@ def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequ
     _write_json(half / FACTS_FILE, asdict(facts))
     _write_json(half / CONFIG_FILE, _written_config(module.config, facts, masks))
     _name_tokenizer(half, module.config)
+    KINDS[facts.kind].files(facts.task, half)
     for path in half.iterdir():
         path.chmod(0o644)  # whatever the libraries and the copied files' modes are
         sync(path)
@@ -392,7 +393,7 @@ def _config(path: Path, facts: Facts, masks: Masks) -> Any:
     (layers, heads), (rows, neurons) = masks.heads.shape, masks.neurons.shape
     if sizes != (layers, heads, neurons) or layers != rows:
         raise UserError(f"{path.with_name(MASKS_FILE)} has {layers} layers of {heads} heads and {neurons} neurons, {CONFIG_FILE} {sizes}")
-    if outputs != facts.outputs:
+    if facts.outputs and outputs != facts.outputs:
         raise UserError(f"{path} has {outputs} outputs, the task {facts.task_name} {facts.outputs}")
     return config
 

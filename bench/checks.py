@@ -59,7 +59,9 @@ def _check_latency(plan: LatencyPlan, device: str) -> None:
 
 def check_task(name: str, task: Task) -> None:
     """A task's YAML: columns, labels, metrics and constants fit each other."""
-    where, labels, kind = f"task {name}: ", task.labels, KINDS[task.kind]
+    where, labels = f"task {name}: ", task.labels
+    _choice(f"{where}kind", task.kind, set(KINDS))
+    kind = KINDS[task.kind]
     columns = [*task.columns, task.label]
     _demand(f"{where}columns", task.columns, len(task.columns) in (1, 2), "a model reads one text column or a pair")
     _demand(f"{where}columns and label", columns, len(set(columns)) == len(columns), "every column has a name of its own")

@@ -148,8 +148,10 @@ class Windows:
 
 @dataclass
 class Task:
-    """A task by name: columns, labels (None: numbers, or answers where there are windows), metrics, and the constants
-    of the protocol (conf/task). `label_words`: a word of the vocabulary for each output, for methods that classify by them."""
+    """A task by name: columns, labels (None: numbers, or what its kind asks for), metrics, and the constants of the protocol
+    (conf/task). `kind` names one of bench.tasks, `options` are what that kind wants to know, `data` another
+    task whose data it uses. `label_words`: a word of the
+    vocabulary for each output, for methods that classify by them."""
 
     columns: list[str]
     labels: list[str] | None
@@ -165,11 +167,13 @@ class Task:
     calibration_tokens: int = 100_000
     windows: Windows | None = None
     tuning: TaskTuning = field(default_factory=TaskTuning)
+    kind: str = ""
+    data: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def kind(self) -> str:
-        """What is asked for: classification, regression, or span (start and end of an answer)."""
-        return "span" if self.windows else "regression" if self.labels is None else "classification"
+    def __post_init__(self) -> None:
+        """A kind that the YAML does not name is told by the labels."""
+        self.kind = self.kind or ("span" if self.windows else "regression" if self.labels is None else "classification")
 
     @property
     def outputs(self) -> int:
@@ -320,6 +324,7 @@ class Run:
                 "length": task.length,
                 "max_length": task.max_length,
                 **({"windows": asdict(task.windows)} if task.windows else {}),
+                **({"kind": task.kind, "options": task.options} if task.options else {}),
             },
             "model": {"name": self.model_name, "type": self.model.arch.model_type, "attention": self.model.attention},
             "unit": self.keys.unit,

@@ -51,7 +51,7 @@ def load(name: str, task: Task) -> TaskData:
     Raises:
         UserError: nothing is found, a file is damaged, or its columns, texts or labels are not the task's.
     """
-    folder, source = _find(name, task)
+    folder, source = _find(task.data or name, task)
     train, validation = (read_split(folder / f"{split}.parquet", task, split == "validation") for split in ("train", "validation"))
     if train.sha256 == validation.sha256:
         raise UserError(f"task {name}: train.parquet and validation.parquet are the same file, nothing would be held out")

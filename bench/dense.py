@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import hub, packages, weights
-from bench.config import Arch, Run
+from bench.config import Arch, Model, Run
 from bench.data import TaskData
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, digest, place, place_of
@@ -54,6 +54,8 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         return _checked(place(run.model.path, "model.path="), "path", run)
     if folder := _in_models(run):
         return _checked(folder, f"models:{run.model_name}/{run.task_name}", run)
+    if not KINDS[run.task.kind].fine_tuned:
+        return _published(run)
     key = tuned_key(run, data)
     if key and (tuned := tuned_folder(key)).exists():
         try:
@@ -67,6 +69,21 @@ def find(run: Run, data: TaskData) -> Checkpoint | None:
         where = "set model.path= or BENCH_MODELS, or use model=minilm, which comes from the package index"
         raise UserError(f"no checkpoint of {run.model_name} for {run.task_name} here, and the hub is not reachable; {where}")
     return None
+
+
+def _published(run: Run) -> Checkpoint | None:
+    """The base encoder as it is, for a task that asks for no fine-tuning; None where it is made of random weights first."""
+    base = run.model.base
+    folder = tiny_folder(run.model) if base.random is not None else fetch_base(run)
+    if folder is None:
+        raise UserError(f"no base encoder of {run.model_name} here, and the hub is not reachable; set model.path=, or use model=minilm")
+    return _checked(folder, f"base:{run.model_name}", run) if folder.exists() else None
+
+
+def tiny_folder(model: Model) -> Path:
+    """Where a base of random weights is kept."""
+    facts = {"type": model.arch.model_type, **(model.base.random or {})}
+    return cache_folder() / "weights" / f"random-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
 
 
 def random_folder(run: Run) -> Path:

@@ -91,7 +91,9 @@ def input_names(module: "nn.Module") -> list[str]:
 
 
 def output_names(module: "nn.Module") -> list[str]:
-    """What it gives: logits, or those of an answer's start and end."""
+    """What it gives: logits, those of an answer's start and end, or what a model of ours says itself."""
+    if hasattr(module, "output_names"):
+        return list(module.output_names)  # type: ignore[arg-type]
     return ["start_logits", "end_logits"] if hasattr(module, "qa_outputs") else ["logits"]
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning a base encoder with transformers' Trainer, where no dense checkpoint is found; kept by content."""
 
-import json
 import shutil
 import string
 from collections.abc import Sequence
@@ -31,7 +30,14 @@ def make(run: Run, data: TaskData) -> Checkpoint:
     Raises:
         UserError: the base encoder cannot be had, or lacks weights.
     """
-    return tune(run, data) if run.scored else _random_checkpoint(run)
+    if not run.scored:
+        return _random_checkpoint(run)
+    return tune(run, data) if KINDS[run.task.kind].fine_tuned else _published(run)
+
+
+def _published(run: Run) -> Checkpoint:
+    folder = base_folder(run)
+    return Checkpoint(folder, f"base:{run.model_name}", dense.identity(folder))
 
 
 def _random_checkpoint(run: Run) -> Checkpoint:
@@ -141,10 +147,8 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
 
 def _random_base(model: Model) -> Path:
     """A model of random weights with a vocabulary of characters, the same bytes every time; for tests."""
-    from hashlib import sha256
-
     facts = {"type": model.arch.model_type, **(model.base.random or {})}
-    target = cache_folder() / "weights" / f"random-{sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
+    target = dense.tiny_folder(model)
     return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half))
 
 

@@ -117,11 +117,11 @@ def native(pruned: nn.Module) -> nn.Module:
 def skeleton(dense: PrunableModel, masks: Masks) -> nn.Module:
     """A model with the layers of the shrunk one, empty where they are empty, and next to nothing to compute in each."""
     arch, shape = dense.arch, dense.shape
-    config = copy.deepcopy(dense.module.config)
+    config: Any = copy.deepcopy(dense.module.config)
     narrow = {arch.hidden: WIDTH_OF_SKELETON * shape.heads, arch.heads: shape.heads, arch.neurons: WIDTH_OF_SKELETON, "vocab_size": 64}
     for name, value in narrow.items():
         setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
-        module = type(dense.module)(config)
+        module = dense.kind.from_config(config, attn_implementation=config._attn_implementation)
     neurons = np.repeat((masks.neurons != 0).any(1)[:, None], WIDTH_OF_SKELETON, 1).astype(float)
     return shrink(PrunableModel(module, arch, dense.kind), Masks((masks.heads != 0).astype(float), neurons))

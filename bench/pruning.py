@@ -86,7 +86,7 @@ def prune(
 
     def choose(budget: Budget) -> Any:
         with torch.set_grad_enabled(method.gradients), bf16_layers(model, bf16 and not method.training):
-            return method.prune(model, seen, budget)
+            return method.prune(model, seen.kind.supervised(model, seen) if method.labels else seen, budget)
 
     with repeatable(model.device.type):
         with bf16_layers(dense, bf16):

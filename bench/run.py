@@ -15,6 +15,7 @@ from bench.dense import Checkpoint
 from bench.method import Skip
 from bench.record import Record, dense_section, pruned_section, run_id
 from bench.stages import collect, say, stage
+from bench.tasks import KINDS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,6 +76,8 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             record["dense"], parent.notes(checkpoint, dense, before, run.task.score, score.arrays(run.task, before, None, data.validation))
         )
 
+        if (run.trains or run.recover) and not KINDS[run.task.kind].fine_tuned:
+            raise Skip(f"{run.task_name} asks for a model as it is published: nothing is trained for it")
         if (method.labels or run.trains or run.recover) and not data.train.labelled:
             raise Skip(f"{'retraining' if run.recover else run.method} needs labels, and train has none")
 

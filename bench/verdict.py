@@ -93,13 +93,13 @@ def _influence(score: str, arrays: Arrays, which: str) -> tuple[float, Floats] |
 
 
 def _question_key(score: str, which: str) -> str:
-    return f"{'em' if score == 'exact_match' else 'f1'}_{which}"
+    return f"{'em' if score == 'exact_match' else score}_{which}"
 
 
 def _largest_share(score: str, arrays: Arrays, which: str) -> float:
     """Of the examples that get the most common answer; numbers are told apart to the last bit."""
     if "gold" not in arrays:
-        answers = arrays[f"answers_{which}"]
+        answers = arrays.get(f"answers_{which}", np.arange(2))  # where nothing is answered, nothing is answered alike
     else:
         logits = arrays[f"logits_{which}"]
         answers = logits[:, 0] if score in CORRELATIONS else logits.argmax(1)

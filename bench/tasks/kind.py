@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
     from torch import Tensor, nn
 
+    from bench.calibration import Calibration
     from bench.config import Arch, Task
     from bench.data import Split
     from bench.encoding import Encoder, Examples
@@ -49,7 +52,7 @@ class Kind:
     problem_type: ClassVar[str | None] = None  # as transformers' config says it, for fine-tuning
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     reads_first_tokens: ClassVar[bool] = True  # whether the logits read the last hidden states of first tokens alone
-    fine_tuned: ClassVar[bool] = True  # whether a dense model is fine-tuned for the task, or used as it is published
+    fine_tuned: ClassVar[bool] = True  # whether a dense model is fine-tuned for the task, not used as it is published
     together: ClassVar[int] = 1  # consecutive examples that are drawn together
 
     def outputs(self, task: "Task") -> int:
@@ -115,6 +118,13 @@ class Kind:
     def for_trainer(self, batch: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
         """A batch with labels as transformers' model takes it, which computes the loss itself."""
         return batch
+
+    def supervised(self, model: "PrunableModel", calibration: "Calibration") -> "Calibration":
+        """A sample with the labels that `loss` wants, for a method that declares them; part of what pruning costs."""
+        return calibration
+
+    def files(self, task: "Task", folder: "Path") -> None:
+        """Write what other libraries need to open a saved model of this kind."""
 
     def cut(self, logits: "Tensor", length: int) -> "Tensor":
         """Logits of a batch of so many tokens, of logits that were kept for longer ones."""
