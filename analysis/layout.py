@@ -116,7 +116,9 @@ def write(table: pd.DataFrame, folder: Path, name: str, machine: str = "one mach
 
 def readme(names: list[str], machine: str) -> str:
     """What each of the tables in a folder says."""
-    lines = [f"- [{name}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex)): {CAPTIONS[name][0].format(machine=machine)}" for name in names]
+    lines = [
+        f"- [{name}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex)): {CAPTIONS[name][0].format(machine=machine)}" for name in names
+    ]
     return "\n\n".join(["# Tables", f"Timings are those of {machine}.", "\n".join(lines), LOST, JUDGED, SEEDS, ADAPTERS]) + "\n"
 
 

@@ -178,7 +178,9 @@ def matthews(arrays: Arrays, which: str = "pruned") -> float | None:
     gold, answers = arrays["gold"], _answers(arrays, which)
     classes = np.arange(arrays[f"logits_{which}"].shape[1])
     there, said = (1.0 * (labels[:, None] == classes) for labels in (gold, answers))  # [examples, classes]
-    covariance = [float(np.sum((one - one.mean(0)) * (other - other.mean(0)))) for one, other in ((there, said), (there, there), (said, said))]
+    covariance = [
+        float(np.sum((one - one.mean(0)) * (other - other.mean(0)))) for one, other in ((there, said), (there, there), (said, said))
+    ]
     scale = float(np.sqrt(covariance[1] * covariance[2]))
     return 100.0 * covariance[0] / scale if scale > 1e-9 else 0.0
 

@@ -127,7 +127,18 @@ def differences(frame: Frame, against: str = "kprune", most: int = 3) -> pd.Data
                 seeds = len(set.intersection(*(set(_by_seed(frame)[cell]) for cell in pair)))
                 scores = [own.score.item(), bool(own.collapsed.item()), method, score]
                 rows.append([*key, *scores, seeds, found.difference, found.low, found.high, ahead])
-    columns = [*CELL[:-1], f"score_{against}", f"{against}_collapsed", "against", "score", "paired_seeds", "difference", "low", "high", "verdict"]
+    columns = [
+        *CELL[:-1],
+        f"score_{against}",
+        f"{against}_collapsed",
+        "against",
+        "score",
+        "paired_seeds",
+        "difference",
+        "low",
+        "high",
+        "verdict",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -178,7 +189,19 @@ def weights(frame: Frame, machine: str) -> pd.DataFrame:
         examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
         dense, score = group.dense_score.mean(), group.score.mean()
         cost = [group.weights_kept.mean(), group.mask_bytes.mean() / 1e6, group.passes.mean(), group.speedup.mean()]
-        rows.append([*key, len(group), dense, score, dense - score, over_seeds(group.score.tolist()), examples, bool(group.collapsed.mean() >= 0.5), *cost])
+        rows.append(
+            [
+                *key,
+                len(group),
+                dense,
+                score,
+                dense - score,
+                over_seeds(group.score.tolist()),
+                examples,
+                bool(group.collapsed.mean() >= 0.5),
+                *cost,
+            ]
+        )
     names = ["runs", "dense", "score", "drop", "seeds", "examples", "collapsed", "kept", "mask_mb", "passes", "speedup"]
     return pd.DataFrame(rows, columns=["task", "model", "ratio", "method", *names])
 

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from analysis import figures, frame, published, rebuild, style, tables
+from analysis import figures, frame, layout, published, rebuild, style, tables
 from bench.errors import UserError
 from tests.test_tables import entry, framed
 
@@ -49,7 +49,7 @@ def test_tables_are_rebuilt_byte_by_byte(real, tmp_path):
     for name, table in tables.all_tables(real, "epyc-2c-avx512"):
         if table.empty:
             continue
-        tables.write(table, tmp_path, name)
+        layout.write(table, tmp_path, name)
         for kind in ("csv", "md", "tex"):
             assert (tmp_path / f"{name}.{kind}").read_text() == (GOLDEN / f"{name}.{kind}").read_text(), f"{name}.{kind}"
 
