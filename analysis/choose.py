@@ -94,7 +94,7 @@ def _speedups(frame: Frame, machine: str | None) -> pd.DataFrame:
     return found.groupby(CELL).agg(**means).reset_index()
 
 
-def _reaches(cell: dict[str, Any], goal: Goal) -> str:
+def _reaches(cell: Any, goal: Goal) -> str:
     """surely: with the whole interval; likely: by the mean; "not timed": its FLOPs would allow the speedup."""
     if goal.drop is not None:
         return "surely" if cell["lost_high"] <= goal.drop else "likely" if cell["lost"] <= goal.drop else "no"
@@ -109,7 +109,7 @@ def _bound(ratio: float) -> float:
     return 1 / (1 - ratio) + 1e-9
 
 
-def _row(cell: dict[str, Any]) -> list[str]:
+def _row(cell: Any) -> list[str]:
     timing = "?" if pd.isna(cell["speedup"]) else "{speedup:.2f} [{speedup_low:.2f}, {speedup_high:.2f}]".format(**cell)
     texts = ["{method}", "{ratio:g}", "{sample:.0f} 000", "{runs}", "{score:.2f}", "{lost:z.1f} [{lost_low:z.1f}, {lost_high:z.1f}]"]
     suspect = ", suspect: measure it again" * pd.notna(cell["suspect"])
@@ -127,7 +127,7 @@ def _to_run(frame: Frame, cells: pd.DataFrame, task: str, model: str, goal: Goal
     if goal.speedup is None:
         return []
     typed = dict(zip(runs(frame).method, runs(frame).typed, strict=True))
-    sample = cells["sample"].value_counts().idxmax()  # what is compared has one calibration sample
+    sample: Any = cells["sample"].value_counts().idxmax()  # what is compared has one calibration sample
     here, needed = cells[cells["sample"] == sample], max(0.0, 1 - 1 / goal.speedup)
     lowest = min(0.95, math.ceil(needed / STEP - 1e-9) * STEP)
     wanted = []

@@ -81,17 +81,17 @@ def _winners(frame: Frame, table: pd.DataFrame) -> list[bool]:
     """Of every row whether its method is the best of its task, model, sample and ratio beyond noise."""
     wins = pd.Series(False, index=table.index)
     for _, rivals in table[~table.collapsed & table.suspect.isna()].groupby(CELL[:-1]):
-        best, *others = rivals.sort_values("score", ascending=False)[CELL].itertuples(index=False, name=None)
-        winner = rivals.score.astype(float).idxmax()
+        order = rivals.sort_values("score", ascending=False)
+        best, *others = order[CELL].itertuples(index=False, name=None)
         found = (between(frame, best, other) for other in others)  # until one is as good
-        wins[winner] = bool(others) and all(one is not None and one.low > 0 for one in found)
+        wins.loc[order.index[:1]] = bool(others) and all(one is not None and one.low > 0 for one in found)
     return wins.tolist()
 
 
 @cache
 def _by_seed(frame: Frame) -> dict[Cell, dict[int, str]]:
     """The folders of each cell's runs by their seed."""
-    return {key: dict(zip(group.seed, group.index, strict=True)) for key, group in runs(frame).groupby(CELL)}  # type: ignore[misc]
+    return {key: dict(zip(group.seed, group.index, strict=True)) for key, group in runs(frame).groupby(CELL)}
 
 
 def between(frame: Frame, first: Cell, second: Cell) -> Difference | None:
@@ -127,18 +127,8 @@ def differences(frame: Frame, against: str = "kprune", most: int = 3) -> pd.Data
                 seeds = len(set.intersection(*(set(_by_seed(frame)[cell]) for cell in pair)))
                 scores = [own.score.item(), bool(own.collapsed.item()), method, score]
                 rows.append([*key, *scores, seeds, found.difference, found.low, found.high, ahead])
-    columns = [
-        *CELL[:-1],
-        f"score_{against}",
-        f"{against}_collapsed",
-        "against",
-        "score",
-        "paired_seeds",
-        "difference",
-        "low",
-        "high",
-        "verdict",
-    ]
+    sides = [f"score_{against}", f"{against}_collapsed", "against", "score", "paired_seeds"]
+    columns = [*CELL[:-1], *sides, "difference", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -179,7 +169,8 @@ def dense(frame: Frame) -> pd.DataFrame:
 
 def weights(frame: Frame, machine: str) -> pd.DataFrame:
     """Methods that remove single weights, one row for each cell: `runs`, `dense`, `score`, `drop`, half intervals over seeds and
-    over examples, whether at least half of the runs `collapsed`, the true share `kept`, the packed masks' size, and on one machine `passes` and the measured `speedup`."""
+    over examples, whether at least half of the runs `collapsed`, the true share
+    `kept`, the packed masks' size, and on one machine `passes` and the measured `speedup`."""
     found = single_weights(frame.table)
     here = (found.machine == machine).fillna(False)
     found = found.assign(passes=found.passes.where(here), speedup=found.speedup.where(here & found.quiet))
@@ -189,19 +180,8 @@ def weights(frame: Frame, machine: str) -> pd.DataFrame:
         examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
         dense, score = group.dense_score.mean(), group.score.mean()
         cost = [group.weights_kept.mean(), group.mask_bytes.mean() / 1e6, group.passes.mean(), group.speedup.mean()]
-        rows.append(
-            [
-                *key,
-                len(group),
-                dense,
-                score,
-                dense - score,
-                over_seeds(group.score.tolist()),
-                examples,
-                bool(group.collapsed.mean() >= 0.5),
-                *cost,
-            ]
-        )
+        spread = over_seeds(group.score.tolist()), examples
+        rows.append([*key, len(group), dense, score, dense - score, *spread, bool(group.collapsed.mean() >= 0.5), *cost])
     names = ["runs", "dense", "score", "drop", "seeds", "examples", "collapsed", "kept", "mask_mb", "passes", "speedup"]
     return pd.DataFrame(rows, columns=["task", "model", "ratio", "method", *names])
 
@@ -222,8 +202,8 @@ def retraining(frame: Frame, machine: str, against: str = "kprune") -> pd.DataFr
 
 def answers(frame: Frame) -> pd.DataFrame:
     """What the score hides, means over a cell's runs: agreement with the dense model (percent), examples that were right and are
-    wrong (`turned_wrong`), the other way (`turned_right`), wrong in another way (`changed`); calibration error of both models (percent), and
-    the divergence of the pruned model's probabilities from the dense model's (nats)."""
+    wrong (`turned_wrong`), the other way (`turned_right`), wrong in another way (`changed`); calibration error of both models (percent),
+    and the divergence of the pruned model's probabilities from the dense model's (nats)."""
     found = runs(frame)
     rows = [_behind(frame.arrays(folder)) for folder in found.index]
     columns = ["agreement", "turned_wrong", "turned_right", "changed", "calibration_dense", "calibration_pruned", "divergence"]
@@ -248,12 +228,12 @@ def ranks(frame: Frame) -> pd.DataFrame:
     cells = cells[~cells.suspect.notna().groupby([cells[name] for name in CELL[:-1]]).transform("any")]
     measures = {"score": cells.score.astype(np.float64).where(~cells.collapsed, -np.inf), "AUC": cells.auc}
     every = [(by, key, group) for by, values in measures.items() for key, group in cells.assign(value=values).groupby(["ratio", "sample"])]
-    tables = [_ranks(by, *key, group) for by, key, group in every]
+    tables = [_ranks(by, key, group) for by, key, group in every]
     return pd.concat(tables, ignore_index=True) if any(map(len, tables)) else pd.DataFrame()
 
 
-def _ranks(by: str, ratio: float, sample: float, group: pd.DataFrame) -> pd.DataFrame:
-    """Of the methods that were measured on the most tasks and models; empty where two methods or two of these are not there."""
+def _ranks(by: str, place: Any, group: pd.DataFrame) -> pd.DataFrame:
+    """Of a ratio and sample the methods that were measured on the most tasks and models; empty where two methods or two of these are not there."""
     values = group.pivot_table(index=["task", "model"], columns="method", values="value", aggfunc="first")
     if values.empty:
         return pd.DataFrame()
@@ -261,7 +241,7 @@ def _ranks(by: str, ratio: float, sample: float, group: pd.DataFrame) -> pd.Data
     found = ranking(most)
     if found.rows < 2 or len(found.average) < 2:
         return pd.DataFrame()
-    named = {"by": by, "ratio": ratio, "sample": sample, "method": found.average.index, "rank": found.average.to_numpy()}
+    named = {"by": by, "ratio": place[0], "sample": place[1], "method": found.average.index, "rank": found.average.to_numpy()}
     return pd.DataFrame({**named, "rows": found.rows, "friedman_p": found.friedman, "critical_difference": found.critical})
 
 
