@@ -102,7 +102,8 @@ def write(table: pd.DataFrame, folder: Path, name: str, machine: str = "one mach
 
     The CSV has code's names, shares and every digit; the others have headings with units, percent and fixed decimals.
     """
-    flat = table.set_axis([" ".join(column).strip() if isinstance(column, tuple) else column for column in table.columns], axis=1)
+    names: list[Any] = table.columns.tolist()
+    flat = table.set_axis([" ".join(name).strip() if isinstance(name, tuple) else name for name in names], axis=1)
     flat = flat.dropna(axis=1, how="all")
     flat.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format="%.10g")
     shown = shaped(flat) if name == "accuracy" else flat
@@ -132,10 +133,10 @@ def shaped(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([dense, wide], axis=1).reset_index()
 
 
-def _entry(row: dict[str, Any]) -> str:
+def _entry(row: Any) -> str:
     """Score and number of runs, then the points lost with their interval, or what else is to be known."""
     score = f"**{row['score']:.2f}**" if row["wins"] else f"{row['score']:.2f}"
-    runs = f"{score} ({row['runs']} run{'s' * (row['runs'] != 1)})"
+    runs: str = f"{score} ({row['runs']} run{'s' * (row['runs'] != 1)})"
     lost = "*collapsed*" if row["collapsed"] else f"lost {row['lost']:z.1f} [{row['lost_low']:z.1f}, {row['lost_high']:z.1f}]"
     return f"{runs}, {lost}" + ", *suspect*" * pd.notna(row.get("suspect"))
 

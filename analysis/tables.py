@@ -73,7 +73,7 @@ def _cell(frame: Frame, group: pd.DataFrame) -> dict[str, Any]:
         **{"lost": loss.difference, "lost_low": loss.low, "lost_high": loss.high},
         "collapsed": bool(group.collapsed.mean() >= 0.5),
         "suspect": next(iter(group.suspect.dropna()), None),
-        **group[MEANS].mean().to_dict(),
+        **{name: group[name].mean() for name in MEANS},
     }
 
 
@@ -233,7 +233,7 @@ def ranks(frame: Frame) -> pd.DataFrame:
 
 
 def _ranks(by: str, place: Any, group: pd.DataFrame) -> pd.DataFrame:
-    """Of a ratio and sample the methods that were measured on the most tasks and models; empty where two methods or two of these are not there."""
+    """Of a ratio and sample the methods measured on the most tasks and models; empty where two methods or two of these are not there."""
     values = group.pivot_table(index=["task", "model"], columns="method", values="value", aggfunc="first")
     if values.empty:
         return pd.DataFrame()
