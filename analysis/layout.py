@@ -138,7 +138,7 @@ def _entry(row: Any) -> str:
     score = f"**{row['score']:.2f}**" if row["wins"] else f"{row['score']:.2f}"
     runs: str = f"{score} ({row['runs']} run{'s' * (row['runs'] != 1)})"
     lost = "*collapsed*" if row["collapsed"] else f"lost {row['lost']:z.1f} [{row['lost_low']:z.1f}, {row['lost_high']:z.1f}]"
-    return f"{runs}, {lost}" + ", *suspect*" * pd.notna(row.get("suspect"))
+    return f"{runs}, {lost}" + ", *suspect*" * bool(pd.notna(row.get("suspect")))
 
 
 def _heading(column: str) -> str:
