@@ -7,11 +7,12 @@ SHAPES ?= minilm,bert-base,mpnet-base
 TIMES ?= 'latency.batches=[]'
 METHODS ?= magnitude,wanda-sp,flap,taylor,kcm,kwon,kprune
 EPOCHS ?= 0.25
+RECORDS ?= 1000
 TRAINING = task=$(TASK) model=$(MODEL) latency=none rerun=true results=build/bench-training
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint models grid-small grid-base grid-training bench-pruning bench-training speedup figures compare show clean
+.PHONY: help setup demo test test-long lint models grid-small grid-base grid-training bench-pruning bench-training bench-analysis speedup figures compare show clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -60,6 +61,11 @@ bench-training: setup  ## what so many epochs of training cost: plain fine-tunin
 	$(BIN)/python -m bench method=dense ratio=0 recover.epochs=$(EPOCHS) $(TRAINING)
 	$(BIN)/python -m bench -m method=smp,smp-l,movement,soft-movement,magnitude-finetune ratio=0.5 method.epochs=$(EPOCHS) $(TRAINING)
 	$(BIN)/python -m bench.show --pruning build/bench-training
+
+bench-analysis: setup  ## how long tables, figures and the report of so many made-up records take (RECORDS=1000)
+	@rm -rf build/bench-analysis
+	$(BIN)/python -m tests.made_up build/bench-analysis/records $(RECORDS)
+	bash -c 'time $(BIN)/python -m analysis build/bench-analysis/records --out build/bench-analysis'
 
 speedup: setup  ## how fast shapes get on this machine, filed under results/ (SHAPES=minilm,bert-base TIMES='latency.batches=[1,8]')
 	$(BIN)/python -m bench -m method=magnitude model=$(SHAPES) model.weights=random ratio=0.25,0.5,0.75,0.9 \

@@ -18,6 +18,7 @@ CHANGES: dict[str, Callable[[str], Any]] = {  # what all cells of a grid may be 
     **dict.fromkeys(("ratio", "recover.epochs"), float),
     "recover.distil": {"true": True, "false": False}.__getitem__,
 }
+GOALS = {"task", "model", "speedup", "drop", "machine"}  # what choose may be asked for with
 FAR = 10  # points below the dense score
 FEW = 5  # runs that are named
 USAGE = """python -m analysis [FOLDER ...] [--out DIR] [--machine NAME]
@@ -26,7 +27,8 @@ python -m analysis grid NAME [key=value ...] [FOLDER ...]
   the cells of conf/sweep/NAME.yaml as a table. machine=NAME: whose timings are shown (default: the one with the most from
   a quiet hour); any other key: as set for the whole grid when it was run
 python -m analysis choose task=TASK model=MODEL speedup=S|drop=D [machine=NAME] [FOLDER ...]
-  methods and ratios that are S times as fast, or lose at most D points, by the records of one machine
+  methods and ratios that are S times as fast, or lose at most D points: by the scores of all records, and the speedups of this
+  machine or, where it has none, of the one with most of them
 python -m analysis compare A B
   what changed between two folders of records beyond noise
 python -m analysis timing FILE OUT.svg
@@ -37,7 +39,7 @@ def main() -> int:
     """0: printed or written; 1: a sentence on stderr."""
     try:
         match sys.argv[1:]:
-            case ["-h" | "--help", *_]:
+            case words if {"-h", "--help"} & set(words):
                 print(USAGE)
             case ["grid", name, *words] if not name.startswith("-"):
                 _grid(name, *_split(words))
@@ -69,9 +71,12 @@ def _split(words: list[str]) -> tuple[dict[str, str], list[Path]]:
 
 def _folders(words: list[str]) -> list[Path]:
     folders = [Path(word) for word in words or ["results"]]
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        raise UserError(f"{', '.join(missing)}: no such folder with records; python -m bench makes the first")
+    for folder in folders:
+        if not folder.is_dir():
+            beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+            told = nearest(folder.name, beside)
+            hint = told if "did you mean" in told else "; python -m bench makes the first"
+            raise UserError(f"{folder}: no such folder with records{hint}")
     return folders
 
 
@@ -114,23 +119,35 @@ def _choose(keys: dict[str, str], folders: list[Path]) -> None:
     from analysis import choose, frame
     from bench import machine
 
-    unknown = sorted(set(keys) - {"task", "model", "speedup", "drop", "machine"})
-    if unknown or not {"task", "model"} <= set(keys):
-        raise UserError(f"choose needs task= and model=, and speedup= or drop={f'; not {unknown[0]}=' if unknown else ''}")
+    for key in sorted(set(keys) - GOALS):
+        raise UserError(f"unknown key {key!r}{nearest(key, GOALS)}")
+    if not {"task", "model"} <= set(keys):
+        raise UserError("choose needs task= and model=, and speedup= or drop=")
     goal = choose.Goal(*(_number(keys, name) for name in ("speedup", "drop")))
     found = frame.load(folders)
-    here = known_machine(keys.get("machine"), found.table.machine) or machine.machine_name(machine.resolve_device("auto"))
-    answer = choose.choose(found, here, keys["task"], keys["model"], goal)
-    print(f"by the records of {here}:")
+    if found.table.empty:
+        raise UserError(f"{', '.join(map(str, folders))}: no record; python -m bench makes the first")
+    wanted = known_machine(keys.get("machine"), found.table.machine) or machine.machine_name(machine.resolve_device("auto"))
+    answer = choose.choose(found, wanted, keys["task"], keys["model"], goal)
+    print(_whose(wanted, answer.machine))
     if answer.rows:
-        print_table(answer.rows, choose.HEADER, ["± examples", "drop", "runs"], words=1)
-        if min(float(row[choose.HEADER.index("drop")]) for row in answer.rows) > FAR:
+        print_table(answer.rows, choose.HEADER, ["tokens", "runs"], words=1)
+        if answer.least is not None and answer.least > FAR:
             print(f"all of these lose more than {FAR} points: no pruned model worth having is among them")
-        print("the model is made by\n" + "\n".join(f"  {command}" for command in answer.commands))
+        print(f"the first of these models is made by\n  {answer.command}")
     else:
         print("no run reaches it")
     if answer.to_run:
         print("what would settle the rest:\n" + "\n".join(f"  {command}" for command in answer.to_run))
+
+
+def _whose(wanted: str, timed: str | None) -> str:
+    """Whose the speedups are."""
+    if timed == wanted:
+        return f"speedups: {wanted}"
+    if timed is None:
+        return f"speedups: none was timed, on {wanted} or elsewhere"
+    return f"speedups: {timed}, which has most of them; {wanted} has timed none"
 
 
 def _number(keys: dict[str, str], name: str) -> float | None:

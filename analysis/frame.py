@@ -62,6 +62,7 @@ COLUMNS: dict[str, tuple[str, Getter]] = {
     "dense_score": ("Float64", _in("dense", "score")),
     "dense_expected": ("Float64", _in("dense", "expected")),
     "score": ("Float64", _in("pruned", "score")),
+    **{f"{name}{end}": ("Float64", _in(model, "metrics", name)) for name in ("pearson", "spearman") for model, end in BOTH},
     "flops_kept": ("Float64", _in("pruned", "flops_kept")),
     "params_kept": ("Float64", _in("pruned", "params_kept")),
     "weights_kept": ("Float64", _in("pruned", "weights_kept")),

@@ -6,13 +6,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import special, stats
-from sklearn.metrics import matthews_corrcoef
 
 Arrays = Mapping[str, Any]
 Bools = NDArray[np.bool_]
@@ -78,23 +78,30 @@ def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
 
 
 def resampled(score: str, arrays: Arrays, which: str) -> Floats:
-    """The score, in percent, of RESAMPLES bootstrap samples of the examples."""
+    """The score, in percent, of RESAMPLES bootstrap samples of the examples. Kept by content: all records of one checkpoint and
+    split share what was found of its dense model."""
     measure, columns = _of(score, arrays, which)
-    return measure(_weights(len(columns[0]), arrays.get("cluster")), *columns)
+    member = _member(arrays, len(columns[0]))
+    key = (measure.__name__, RESAMPLES, sha256(b"".join(column.tobytes() for column in (member, *columns))).digest())
+    if key not in _RESAMPLED:
+        _RESAMPLED[key] = measure(_drawn(RESAMPLES, int(member.max()) + 1), member, *columns)
+    return _RESAMPLED[key]
 
 
-def _weights(examples: int, cluster: NDArray[np.int64] | None) -> Floats:
-    """How often each bootstrap sample holds each example, [RESAMPLES, examples]."""
-    return _drawn(examples, None if cluster is None else cluster.tobytes())
+_RESAMPLED: dict[tuple[str, int, bytes], Floats] = {}
+
+
+def _member(arrays: Arrays, examples: int) -> NDArray[np.int64]:
+    """Which unit of resampling each example is in: its cluster, or itself."""
+    return np.asarray(arrays["cluster"] if "cluster" in arrays else np.arange(examples))
 
 
 @lru_cache(maxsize=8)
-def _drawn(examples: int, cluster: bytes | None) -> Floats:
-    member = np.arange(examples) if cluster is None else np.frombuffer(cluster, np.int64)
-    units = int(member.max()) + 1
-    rows = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
-    counts = np.bincount((rows + units * np.arange(RESAMPLES)[:, None]).ravel(), minlength=RESAMPLES * units)
-    return counts.reshape(RESAMPLES, units)[:, member].astype(np.float64)
+def _drawn(samples: int, units: int) -> Floats:
+    """How often each bootstrap sample holds each unit, [samples, units]."""
+    rows = np.random.default_rng(0).integers(0, units, (samples, units))
+    counts = np.bincount((rows + units * np.arange(samples)[:, None]).ravel(), minlength=samples * units)
+    return counts.reshape(samples, units).astype(np.float64)
 
 
 def paired(score: str, first: Arrays, second: Arrays) -> Difference:
@@ -168,7 +175,14 @@ def matthews(arrays: Arrays, which: str = "pruned") -> float | None:
     """Matthews' correlation of answers and labels, times 100; 0 where all answers are alike; None where there are no classes."""
     if not _has_classes(arrays):
         return None
-    return 100.0 * float(matthews_corrcoef(arrays["gold"], _answers(arrays, which)))
+    gold, answers = arrays["gold"], _answers(arrays, which)
+    classes = np.arange(arrays[f"logits_{which}"].shape[1])
+    there, said = (1.0 * (labels[:, None] == classes) for labels in (gold, answers))  # [examples, classes]
+    covariance = [
+        float(np.sum((one - one.mean(0)) * (other - other.mean(0)))) for one, other in ((there, said), (there, there), (said, said))
+    ]
+    scale = float(np.sqrt(covariance[1] * covariance[2]))
+    return 100.0 * covariance[0] / scale if scale > 1e-9 else 0.0
 
 
 def mcnemar(first: Arrays, second: Arrays) -> float:
@@ -281,57 +295,62 @@ def _log_probabilities(arrays: Arrays, which: str) -> Floats:
 def _value(score: str, arrays: Arrays, which: str) -> float:
     """A score of a model, in percent."""
     measure, columns = _of(score, arrays, which)
-    return float(measure(np.ones((1, len(columns[0]))), *columns)[0])
+    member = np.arange(len(columns[0]))
+    return float(measure(np.ones((1, len(member))), member, *columns)[0])
 
 
-def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], list[NDArray[Any]]]:
-    """A score as a function of weights [samples, examples] and of columns [examples]; it gives one value a sample."""
+def _of(score: str, arrays: Arrays, which: str) -> tuple[Callable[..., Floats], list[Floats]]:
+    """A score as a function of counts [samples, units], of the examples' units and of columns [examples]; it gives one value a
+    sample."""
     of_each = f"{'em' if score == 'exact_match' else score}_{which}"
     if of_each in arrays:  # the score is a mean of the examples' own
-        return _mean, [arrays[of_each]]
+        return _ratio, [arrays[of_each], np.ones(len(arrays[of_each]))]
     gold, logits = arrays["gold"], arrays[f"logits_{which}"].astype(np.float64)
     if score in ("pearson", "spearman"):
         return _pearson if score == "pearson" else _spearman, [logits[:, 0], gold.astype(np.float64)]
     predicted = logits.argmax(1)
     if score == "accuracy":
-        return _mean, [100.0 * (predicted == gold)]
+        return _ratio, [100.0 * (predicted == gold), np.ones(len(gold))]
     if score == "f1":
-        return _f1, [predicted == 1, gold == 1]
+        return _ratio, [200.0 * ((predicted == 1) & (gold == 1)), 1.0 * (predicted == 1) + (gold == 1)]
     raise ValueError(f"no interval for the score {score!r}")
 
 
-def _mean(weights: Floats, values: Floats) -> Floats:
-    return np.asarray(weights @ values / weights.sum(1))
+def _ratio(counts: Floats, member: NDArray[np.int64], top: Floats, bottom: Floats) -> Floats:
+    """Of two sums over the examples: a mean, or F1."""
+    sums = np.stack([np.bincount(member, column, counts.shape[1]) for column in (top, bottom)], 1)
+    tops, bottoms = (counts @ sums).T
+    return np.asarray(tops / np.maximum(bottoms, 1))
 
 
-def _f1(weights: Floats, predicted: Bools, gold: Bools) -> Floats:
-    both, either = weights @ (predicted & gold), weights @ (predicted.astype(np.float64) + gold)
-    return np.asarray(200.0 * both / np.maximum(either, 1))
+def _pearson(counts: Floats, member: NDArray[np.int64], predicted: Floats, gold: Floats) -> Floats:
+    weights = counts[:, member]
+    return _correlation(weights, _centred(weights, predicted), _centred(weights, gold))
 
 
-def _pearson(weights: Floats, predicted: Floats, gold: Floats) -> Floats:
-    """Columns [examples] or [samples, examples]; 0 where one side is constant."""
-    x, y = _centred(weights, predicted), _centred(weights, gold)
-    over = [(weights * product).sum(1) for product in (x * y, x * x, y * y)]
-    scale = np.sqrt(over[1] * over[2])
-    return np.asarray(100.0 * over[0] / np.where(scale > 0, scale, 1.0))
+def _spearman(counts: Floats, member: NDArray[np.int64], predicted: Floats, gold: Floats) -> Floats:
+    weights = counts[:, member]
+    return _correlation(weights, _ranks(weights, predicted), _ranks(weights, gold))
+
+
+def _correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
+    """Times 100, of centred values [samples, examples]; 0 where one side is constant."""
+    xy, xx, yy = (np.einsum("se,se,se->s", weights, one, other) for one, other in ((x, y), (x, x), (y, y)))
+    scale = np.sqrt(xx * yy)
+    return np.asarray(100.0 * xy / np.where(scale > 0, scale, 1.0))
 
 
 def _centred(weights: Floats, values: Floats) -> Floats:
     """Taking off the value of a sampled example first makes what is constant in a sample exactly 0."""
-    every = np.broadcast_to(values, weights.shape)
-    moved = every - np.take_along_axis(every, (weights > 0).argmax(1)[:, None], 1)
+    moved = values - values[(weights > 0).argmax(1)][:, None]
     return np.asarray(moved - (weights * moved).sum(1, keepdims=True) / weights.sum(1, keepdims=True))
 
 
-def _spearman(weights: Floats, predicted: Floats, gold: Floats) -> Floats:
-    return _pearson(weights, _ranks(weights, predicted), _ranks(weights, gold))
-
-
 def _ranks(weights: Floats, values: Floats) -> Floats:
-    """The rank of each example in each sample, ties averaged, [samples, examples]."""
+    """By how much the rank of each example in each sample, ties averaged, is above the mean rank, [samples, examples]."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     held = np.add.reduceat(weights[:, order], starts, axis=1)
-    return np.asarray((held.cumsum(1) - held / 2 + 0.5)[:, group])
+    below = held.cumsum(1)
+    return np.asarray((below - (held + below[:, -1:]) / 2)[:, group])

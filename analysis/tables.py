@@ -1,19 +1,27 @@
-"""Tables from records, each a pandas frame of numbers; `write` leaves them as CSV, Markdown and LaTeX."""
+"""Tables from records, each a pandas frame of numbers."""
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.frame import CELL, Frame, newest, scored, single_weights
 from analysis.published import most_saved
-from analysis.statistics import calibration_error, changes, divergence, lost, over_examples, over_seeds, paired_over_seeds, ranking
+from analysis.statistics import (
+    Difference,
+    calibration_error,
+    changes,
+    divergence,
+    lost,
+    over_examples,
+    over_seeds,
+    paired_over_seeds,
+    ranking,
+)
 
-HEADINGS = {"seeds": "± seeds", "examples": "± examples", "sample": "tokens (thousands)"}  # where a column's name is not enough
+Cell = tuple[Any, ...]  # values of CELL
 SPOILT = ["seconds", "peak_bytes", "speedup", "speedup_low", "speedup_high"]
 WITHIN = 3.0  # points of the dense score: what "the same accuracy" means in the K-prune paper's table of speedups
 
@@ -32,6 +40,7 @@ def timed(frame: Frame, machine: str) -> pd.DataFrame:
 
 
 MEANS = ["trivial", "auc_dense", "auc", "matthews_dense", "matthews"]
+FREE = ["auc_dense", "auc", "matthews_dense", "matthews", "pearson_dense", "pearson", "spearman_dense", "spearman"]
 
 
 @cache
@@ -43,74 +52,100 @@ def accuracy(frame: Frame) -> pd.DataFrame:
     `collapsed`: at least half of the runs are no better than the trivial answer (bench.verdict); `suspect`: why the row has to
     be measured again; `wins`: no other method is as good within the paired interval. What collapsed or is suspect never wins.
     """
-    rows = []
-    for key, group in runs(frame).groupby(CELL):
-        arrays, name = [frame.arrays(folder) for folder in group.index], str(group.score_name.iloc[0])
-        kept = [np.concatenate([one["heads"].ravel(), one["neurons"].ravel()]) for one in arrays]
-        distinct = max(len({one.tobytes() for one in kept}), group.score.nunique())
-        loss = lost(name, arrays if distinct > 1 else arrays[:1])
-        rows.append(
-            dict(zip(CELL, key, strict=True))
-            | {"runs": distinct, "dense": group.dense_score.mean(), "score": group.score.mean()}
-            | {"seeds": over_seeds(group.score.tolist()) if distinct > 1 else None}
-            | {"examples": np.mean([over_examples(name, one) for one in arrays])}
-            | {"lost": loss.difference, "lost_low": loss.low, "lost_high": loss.high}
-            | {
-                "collapsed": bool(group.collapsed.mean() >= 0.5),
-                "suspect": group.suspect.dropna().max() if group.suspect.notna().any() else None,
-            }
-            | group[MEANS].mean().to_dict()
-        )
+    rows = [dict(zip(CELL, key, strict=True)) | _cell(frame, group) for key, group in runs(frame).groupby(CELL)]
     columns = [*CELL, "runs", "dense", "score", "seeds", "examples", "lost", "lost_low", "lost_high", "collapsed", "suspect", *MEANS]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(wins=_winners(frame, table))
 
 
+def _cell(frame: Frame, group: pd.DataFrame) -> dict[str, Any]:
+    """What `accuracy` says of the runs of one cell."""
+    arrays, name = [frame.arrays(folder) for folder in group.index], str(group.score_name.iloc[0])
+    masks = {np.concatenate([one["heads"].ravel(), one["neurons"].ravel()]).tobytes() for one in arrays}
+    distinct = max(len(masks), group.score.nunique())
+    loss = lost(name, arrays if distinct > 1 else arrays[:1])
+    return {
+        "runs": distinct,
+        "dense": group.dense_score.mean(),
+        "score": group.score.mean(),
+        "seeds": over_seeds(group.score.tolist()) if distinct > 1 else None,
+        "examples": np.mean([over_examples(name, one) for one in arrays]),
+        **{"lost": loss.difference, "lost_low": loss.low, "lost_high": loss.high},
+        "collapsed": bool(group.collapsed.mean() >= 0.5),
+        "suspect": next(iter(group.suspect.dropna()), None),
+        **{name: group[name].mean() for name in MEANS},
+    }
+
+
 def _winners(frame: Frame, table: pd.DataFrame) -> list[bool]:
     """Of every row whether its method is the best of its task, model, sample and ratio beyond noise."""
-    found = runs(frame)
     wins = pd.Series(False, index=table.index)
     for _, rivals in table[~table.collapsed & table.suspect.isna()].groupby(CELL[:-1]):
         order = rivals.sort_values("score", ascending=False)
-        best, others = order.iloc[0], order.iloc[1:]
-        own = _by_seed(found, best)
-        wins[order.index[0]] = len(others) > 0 and all(_better(frame, own, _by_seed(found, other)) for _, other in others.iterrows())
+        best, *others = order[CELL].itertuples(index=False, name=None)
+        found = (between(frame, best, other) for other in others)  # until one is as good
+        wins.loc[order.index[:1]] = bool(others) and all(one is not None and one.low > 0 for one in found)
     return wins.tolist()
 
 
-def _by_seed(found: pd.DataFrame, row: pd.Series) -> pd.Series:
-    """The folders of a cell's runs by their seed."""
-    same = found[(found[CELL] == row[CELL]).all(axis=1)]
-    return pd.Series(same.index, index=same.seed)
+@cache
+def _by_seed(frame: Frame) -> dict[Cell, dict[int, str]]:
+    """The folders of each cell's runs by their seed."""
+    return {key: dict(zip(group.seed, group.index, strict=True)) for key, group in runs(frame).groupby(CELL)}
 
 
-def _better(frame: Frame, first: pd.Series, second: pd.Series) -> bool:
-    """Whether the first method is better beyond noise, by the seeds that both have."""
-    common = first.index.intersection(second.index)
-    if common.empty:
-        return False
-    name = str(frame.table.score_name[first[common[0]]])
-    sides = ([frame.arrays(side[seed]) for seed in common] for side in (first, second))
-    return bool(paired_over_seeds(name, *sides).low > 0)
+def between(frame: Frame, first: Cell, second: Cell) -> Difference | None:
+    """By how much the first cell scores above the second, paired by the seeds that both have; None where they share none."""
+    sides = [_by_seed(frame)[cell] for cell in (first, second)]
+    common = sorted(sides[0].keys() & sides[1].keys())
+    if not common:
+        return None
+    name = str(frame.table.score_name[sides[0][common[0]]])
+    return paired_over_seeds(name, *([frame.arrays(side[seed]) for seed in common] for side in sides))
+
+
+def threshold_free(frame: Frame) -> pd.DataFrame:
+    """For each cell what no threshold can spoil, of the dense and the pruned model, means over runs: AUC (percent) and Matthews'
+    correlation (times 100) of classes, Pearson's and Spearman's of numbers."""
+    return runs(frame).groupby(CELL)[FREE].mean().dropna(how="all").reset_index()
+
+
+def differences(frame: Frame, against: str = "kprune", most: int = 3) -> pd.DataFrame:
+    """For each task, model, sample and ratio the `difference` of a method from each of the best others that have not collapsed, in
+    points, with the ends of its paired interval (`low`, `high`) and the number of `seeds` that both have.
+
+    `verdict` names who is ahead, where the interval excludes zero. Suspect cells and variants of the method are left out.
+    """
+    rows = []
+    for key, cells in accuracy(frame)[lambda table: table.suspect.isna()].groupby(CELL[:-1]):
+        own = cells[cells.method == against]
+        others = cells[~cells.method.str.startswith(against) & ~cells.collapsed].nlargest(most, "score")
+        for method, score in zip(others.method, others.score, strict=True) if len(own) else ():
+            pair = (*key, against), (*key, method)
+            if found := between(frame, *pair):
+                ahead = against if found.low > 0 else method if found.high < 0 else "neither"
+                seeds = len(set.intersection(*(set(_by_seed(frame)[cell]) for cell in pair)))
+                scores = [own.score.item(), bool(own.collapsed.item()), method, score]
+                rows.append([*key, *scores, seeds, found.difference, found.low, found.high, ahead])
+    sides = [f"score_{against}", f"{against}_collapsed", "against", "score", "paired_seeds"]
+    columns = [*CELL[:-1], *sides, "difference", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def best_speedups(frame: Frame, machine: str, within: float = WITHIN) -> pd.DataFrame:
-    """The highest speedup on a machine at which a method's run loses at most so many points: methods by (model, task), and
-    `mean`, the geometric mean over those that a method has; missing where no run reaches it or none was timed while the machine
-    was quiet."""
+    """The highest speedup on a machine at which a method's run loses at most so many points: methods by (model, task), missing
+    where no run reaches it or none was timed while the machine was quiet.
+
+    `mean` is the geometric mean over the (model, task) that all rows have, of the rows that have any: of methods alike.
+    """
     found = scored(frame.table)
     own = found[(found.machine == machine) & found.speedup.notna() & found.quiet]
-    good = own[own.dense_score - own.score <= within]
-    table = good.pivot_table(index="method", columns=["model", "task"], values="speedup", aggfunc="max")
-    table = table.reindex(sorted(own.method.unique()))
-    means = table.apply(_geometric, axis=1)
+    good = own[(own.dense_score - own.score <= within) & ~own.collapsed & own.suspect.isna()]
+    table = good.pivot_table(index="method", columns=["model", "task"], values="speedup", aggfunc="max").astype(np.float64)
+    common = table.dropna(axis=1)
+    means = np.exp(np.log(common).mean(axis=1))
     table[("mean", "")] = means
-    return table
-
-
-def _geometric(row: pd.Series) -> float:
-    values = row.dropna().astype(float)
-    return float(stats.gmean(values)) if len(values) else float("nan")
+    return table.reindex(sorted(own.method.unique()))
 
 
 def costs(frame: Frame, machine: str) -> pd.DataFrame:
@@ -134,7 +169,8 @@ def dense(frame: Frame) -> pd.DataFrame:
 
 def weights(frame: Frame, machine: str) -> pd.DataFrame:
     """Methods that remove single weights, one row for each cell: `runs`, `dense`, `score`, `drop`, half intervals over seeds and
-    over examples, the true share `kept`, the packed masks' size, and on one machine `passes` and the measured `speedup`."""
+    over examples, whether at least half of the runs `collapsed`, the true share
+    `kept`, the packed masks' size, and on one machine `passes` and the measured `speedup`."""
     found = single_weights(frame.table)
     here = (found.machine == machine).fillna(False)
     found = found.assign(passes=found.passes.where(here), speedup=found.speedup.where(here & found.quiet))
@@ -144,8 +180,9 @@ def weights(frame: Frame, machine: str) -> pd.DataFrame:
         examples = np.mean([over_examples(name, one) for name, one in zip(group.score_name, arrays, strict=True)])
         dense, score = group.dense_score.mean(), group.score.mean()
         cost = [group.weights_kept.mean(), group.mask_bytes.mean() / 1e6, group.passes.mean(), group.speedup.mean()]
-        rows.append([*key, len(group), dense, score, dense - score, over_seeds(group.score.tolist()), examples, *cost])
-    names = ["runs", "dense", "score", "drop", "seeds", "examples", "kept", "mask_mb", "passes", "speedup"]
+        spread = over_seeds(group.score.tolist()), examples
+        rows.append([*key, len(group), dense, score, dense - score, *spread, bool(group.collapsed.mean() >= 0.5), *cost])
+    names = ["runs", "dense", "score", "drop", "seeds", "examples", "collapsed", "kept", "mask_mb", "passes", "speedup"]
     return pd.DataFrame(rows, columns=["task", "model", "ratio", "method", *names])
 
 
@@ -165,11 +202,11 @@ def retraining(frame: Frame, machine: str, against: str = "kprune") -> pd.DataFr
 
 def answers(frame: Frame) -> pd.DataFrame:
     """What the score hides, means over a cell's runs: agreement with the dense model (percent), examples that were right and are
-    wrong (`lost`), the other way (`gained`), wrong in another way (`changed`); calibration error of both models (percent), and
-    the divergence of the pruned model's probabilities from the dense model's (nats)."""
+    wrong (`turned_wrong`), the other way (`turned_right`), wrong in another way (`changed`); calibration error of both models (percent),
+    and the divergence of the pruned model's probabilities from the dense model's (nats)."""
     found = runs(frame)
     rows = [_behind(frame.arrays(folder)) for folder in found.index]
-    columns = ["agreement", "lost", "gained", "changed", "calibration_dense", "calibration_pruned", "divergence"]
+    columns = ["agreement", "turned_wrong", "turned_right", "changed", "calibration_dense", "calibration_pruned", "divergence"]
     table = pd.DataFrame(rows, columns=columns, index=found.index).astype("Float64")
     return pd.concat([found[CELL], table], axis=1).groupby(CELL)[columns].mean().dropna(how="all").reset_index()
 
@@ -181,23 +218,38 @@ def _behind(arrays: Any) -> list[Any]:
 
 
 def ranks(frame: Frame) -> pd.DataFrame:
-    """Average ranks of methods (1: best) over the tasks and models in which all of them were scored, for each ratio and sample,
-    with Friedman's p and Nemenyi's critical difference where there are enough of both."""
-    tables = []
-    for (ratio, sample), group in accuracy(frame).groupby(["ratio", "sample"]):
-        scores = group.pivot_table(index=["task", "model"], columns="method", values="score", aggfunc="first")
-        most = scores.loc[:, scores.notna().sum() == scores.notna().sum().max()]
-        found = ranking(most)
-        if found.rows < 2 or len(found.average) < 2:
-            continue
-        named = {"ratio": ratio, "sample": sample, "method": found.average.index, "rank": found.average.to_numpy(), "rows": found.rows}
-        tables.append(pd.DataFrame({**named, "friedman_p": found.friedman, "critical_difference": found.critical}))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    """Average ranks of methods (1: best) `by` score and by AUC, over the tasks and models in which all of them were measured, for
+    each ratio and sample, with Friedman's p and Nemenyi's critical difference where there are enough of both.
+
+    Models that collapsed share the last rank by score; by AUC they have their own. Where a cell is suspect its task and model are
+    left out.
+    """
+    cells = accuracy(frame)
+    cells = cells[~cells.suspect.notna().groupby([cells[name] for name in CELL[:-1]]).transform("any")]
+    measures = {"score": cells.score.astype(np.float64).where(~cells.collapsed, -np.inf), "AUC": cells.auc}
+    every = [(by, key, group) for by, values in measures.items() for key, group in cells.assign(value=values).groupby(["ratio", "sample"])]
+    tables = [_ranks(by, key, group) for by, key, group in every]
+    return pd.concat(tables, ignore_index=True) if any(map(len, tables)) else pd.DataFrame()
+
+
+def _ranks(by: str, place: Any, group: pd.DataFrame) -> pd.DataFrame:
+    """Of a ratio and sample the methods measured on the most tasks and models; empty where two methods or two of these are not there."""
+    values = group.pivot_table(index=["task", "model"], columns="method", values="value", aggfunc="first")
+    if values.empty:
+        return pd.DataFrame()
+    most = values.loc[:, values.notna().sum() == values.notna().sum().max()]
+    found = ranking(most)
+    if found.rows < 2 or len(found.average) < 2:
+        return pd.DataFrame()
+    named = {"by": by, "ratio": place[0], "sample": place[1], "method": found.average.index, "rank": found.average.to_numpy()}
+    return pd.DataFrame({**named, "rows": found.rows, "friedman_p": found.friedman, "critical_difference": found.critical})
 
 
 def all_tables(frame: Frame, machine: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table with its name."""
     yield "accuracy", accuracy(frame)
+    yield "threshold-free", threshold_free(frame)
+    yield "differences", differences(frame)
     yield "best-speedup", best_speedups(frame, machine).reset_index()
     yield "cost", costs(frame, machine)
     yield "kept", kept(frame)
@@ -206,44 +258,3 @@ def all_tables(frame: Frame, machine: str) -> Iterator[tuple[str, pd.DataFrame]]
     yield "ranks", ranks(frame)
     yield "weights", weights(frame, machine)
     yield "retraining", retraining(frame, machine)
-
-
-def write(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """`name`.csv with all digits, `name`.md and `name`.tex as they are read; what is missing is left empty."""
-    flat = table.copy()
-    flat.columns = pd.Index([" ".join(column).strip() if table.columns.nlevels > 1 else column for column in table.columns.tolist()])
-    flat.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format="%.10g")
-    shown = shaped(flat) if name == "accuracy" else flat
-    text = shown.map(_text).rename(columns=HEADINGS)
-    (folder / f"{name}.md").write_text(text.to_markdown(index=False) + "\n", encoding="utf-8")
-    latex = text.map(_latex).rename(columns=_latex).style.hide(axis="index").to_latex(hrules=True)
-    (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
-
-
-def shaped(table: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy table as people read it: a row for each method, a column for each ratio; winners in stars."""
-    text = table.apply(_entry, axis=1) if len(table) else pd.Series(dtype="string")
-    cells = table.assign(text=text).pivot(index=["task", "model", "sample", "method"], columns="ratio", values="text")
-    cells.columns = [f"{ratio:g}" for ratio in cells.columns]
-    return cells.reset_index()
-
-
-def _entry(row: pd.Series) -> str:
-    """Score, ± over seeds or "1 run", and (±) over examples."""
-    seeds = "1 run" if pd.isna(row.seeds) else f"± {row.seeds:.1f}"
-    score = f"**{row.score:.2f}**" if row.wins else f"{row.score:.2f}"
-    return f"{score} {seeds} (± {row.examples:.1f})"
-
-
-def _text(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _latex(text: str) -> str:
-    """Signs that LaTeX reads otherwise; stars as bold."""
-    if text.startswith("**"):
-        bold, rest = text[2:].split("**", 1)
-        return rf"\textbf{{{bold}}}{_latex(rest)}"
-    return text.replace("_", r"\_").replace("%", r"\%").replace("±", r"$\pm$")

@@ -3,6 +3,7 @@
 Everything here reads a record and its arrays (docs/records.md) and needs numpy alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,7 +104,7 @@ def _largest_share(score: str, arrays: Arrays, which: str) -> float:
     else:
         logits = arrays[f"logits_{which}"]
         answers = logits[:, 0] if score in CORRELATIONS else logits.argmax(1)
-    return float(np.unique(answers, return_counts=True)[1].max() / len(answers))
+    return Counter(answers.tolist()).most_common(1)[0][1] / len(answers)
 
 
 def _correlation_is_noise(arrays: Arrays, which: str) -> bool:

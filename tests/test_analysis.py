@@ -10,6 +10,7 @@ from bench import store
 from tests.test_store import made
 
 HERE = "test-2c"
+UNITS = {"heads": np.ones((2, 4)), "neurons": np.ones((2, 8))}
 
 
 def stored(folder, seed=0, method="magnitude", score=70.0, status="ok", load=0.0, notes=(), **changes):
@@ -24,7 +25,7 @@ def stored(folder, seed=0, method="magnitude", score=70.0, status="ok", load=0.0
     gold = np.arange(200) % 2
     right = np.arange(200) < 2 * score
     logits = np.stack([(gold == 0) == right, (gold == 1) == right], 1).astype(np.float32)
-    return store.Stored(entry, store.write(folder, entry, {"gold": gold, "logits_pruned": logits}))
+    return store.Stored(entry, store.write(folder, entry, {"gold": gold, "logits_dense": logits, "logits_pruned": logits} | UNITS))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import dots, figures, frame, published, rebuild, style, tables
+from analysis import dots, figures, frame, layout, published, rebuild, style, tables
 from bench.errors import UserError
 from tests.test_tables import entry, framed
 
@@ -50,7 +50,7 @@ def test_tables_are_rebuilt_byte_by_byte(real, tmp_path):
     for name, table in tables.all_tables(real, "epyc-2c-avx512"):
         if table.empty:
             continue
-        tables.write(table, tmp_path, name)
+        layout.write(table, tmp_path, name)
         for kind in ("csv", "md", "tex"):
             assert (tmp_path / f"{name}.{kind}").read_text() == (GOLDEN / f"{name}.{kind}").read_text(), f"{name}.{kind}"
 

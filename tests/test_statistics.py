@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special, stats
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, roc_auc_score
 
 from analysis import statistics
 
@@ -207,6 +207,36 @@ def test_answers_to_questions_agree_as_strings():
         "em_pruned": np.array([100.0, 100.0, 0.0, 0.0]),
     }
     assert statistics.changes(arrays) == statistics.Changes(agreement=25.0, lost=1, gained=0, changed=1)
+
+
+@pytest.mark.parametrize("outputs", [2, 3])
+@pytest.mark.parametrize("which", ["dense", "pruned"])
+def test_threshold_free_measures_are_those_of_scikit_learn(outputs, which):
+    arrays = classes(5, outputs=outputs)
+    gold, logits = arrays["gold"], arrays[f"logits_{which}"].astype(np.float64)
+    scores = logits[:, 1] - logits[:, 0] if outputs == 2 else special.softmax(logits, axis=1)
+    assert statistics.auc(arrays, which) == pytest.approx(100 * roc_auc_score(gold, scores, multi_class="ovr"))
+    assert statistics.matthews(arrays, which) == pytest.approx(100 * matthews_corrcoef(gold, logits.argmax(1)))
+
+
+def test_one_answer_has_no_matthews_correlation():
+    assert statistics.matthews({**classes(), "logits_pruned": np.tile([1.0, 0.0, 0.0], (200, 1))}) == 0.0
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_clusters_are_drawn_whole(score, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 30)
+    arrays = example(score) | {"cluster": np.arange(200) // 20}
+    draws = np.random.default_rng(0).integers(0, 10, (30, 10))
+    expected = [literal(score, arrays, np.concatenate([np.flatnonzero(arrays["cluster"] == one) for one in units])) for units in draws]
+    assert statistics.resampled(score.split()[0], arrays, "pruned") == pytest.approx(expected)
+
+
+def test_a_dense_model_is_resampled_once_for_all_its_records(monkeypatch):
+    first, again = classes(1), classes(1) | {"logits_pruned": classes(2)["logits_pruned"]}
+    known = statistics.resampled("accuracy", first, "dense")
+    assert statistics.resampled("accuracy", again, "dense") is known
+    assert statistics.resampled("accuracy", first | {"cluster": np.arange(200) // 2}, "dense") is not known
 
 
 def test_what_has_no_meaning_is_none():
