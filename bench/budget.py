@@ -1,11 +1,19 @@
 """What a unit costs, how much may be kept, and the allocations that spend it."""
 
+import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.masks import Floats, Masks, Shape, WeightMasks
+from bench.masks import Floats, Masks, Shape, WeightMasks, by_array, place, row_of
+
+if TYPE_CHECKING:
+    from bench.model import PrunableModel
 
 TOLERANCE = 1 + 1e-9  # costs are not whole numbers: an exact <= would prune a unit at ratio 0 on many shapes
 
@@ -38,35 +46,40 @@ class Price:
 
 @dataclass(frozen=True)
 class Budget:
-    """What heads and neurons cost, and the cost that may be kept (FLOPs, parameters, or seconds of a latency table).
+    """What the units of every sub-layer cost, and the cost that may be kept (FLOPs, parameters, or seconds of a latency table).
 
-    Biases, norms, softmax, embeddings and heads on top are not counted, as in the papers.
+    `prices` holds one price for every sub-layer, bottom to top; all heads cost the same, and so do all neurons. Biases, norms,
+    softmax, embeddings and heads on top are not counted, as in the papers.
     """
 
     shape: Shape
-    heads: Price
-    neurons: Price
+    prices: tuple[Price, ...]
     ratio: float
     unit: str = "flops"
 
     @staticmethod
-    def of(shape: Shape, unit: str, ratio: float, length: float) -> "Budget":
+    def of(model: "PrunableModel", unit: str, ratio: float, length: float) -> "Budget":
         """`unit` is flops (at `length` tokens), params, or weights (of the matrices alone); `ratio` is the share removed.
 
         Raises:
             ValueError: another unit.
         """
-        if unit not in ("flops", "params", "weights"):
-            raise ValueError(f"unit={unit}: flops, params or weights")
-        d, d_h = shape.hidden, shape.head_dim
-        if unit == "flops":
-            return Budget(shape, Price(8 * length * d * d_h + 4 * length**2 * d_h), Price(4 * length * d), ratio, unit)
-        biases = unit == "params"
-        return Budget(shape, Price(4 * d * d_h + 3 * d_h * biases), Price(2 * d + biases), ratio, unit)
+        return Budget(model.shape, tuple(Price(sublayer.cost(unit, length)) for sublayer in model.sublayers), ratio, unit)
 
-    def price(self, sublayer: int) -> Price:
-        """What the units of a sub-layer cost."""
-        return self.neurons if sublayer % 2 else self.heads
+    @staticmethod
+    def of_kinds(shape: Shape, heads: Price, neurons: Price, ratio: float, unit: str = "flops") -> "Budget":
+        """From the price of the heads and that of the neurons of one layer."""
+        return Budget(shape, tuple((heads, neurons)[place(s)[0]] for s in range(shape.sublayers)), ratio, unit)
+
+    @property
+    def heads(self) -> Price:
+        """What the heads of one layer cost."""
+        return by_array(self.prices)[0][0]
+
+    @property
+    def neurons(self) -> Price:
+        """What the neurons of one layer cost."""
+        return by_array(self.prices)[1][0]
 
     @property
     def head(self) -> float:
@@ -80,13 +93,13 @@ class Budget:
 
     @property
     def uneven(self) -> bool:
-        """Whether units of a kind do not all cost the same."""
-        return self.heads.uneven or self.neurons.uneven
+        """Whether what one more unit costs depends anywhere on how many are there."""
+        return any(price.uneven for price in self.prices)
 
-    @property
+    @cached_property
     def total(self) -> float:
         """The cost of all units."""
-        return self.shape.layers * float(self.heads.of(self.shape.heads) + self.neurons.of(self.shape.neurons))
+        return self._sum(self.shape.units(s) for s in range(self.shape.sublayers))
 
     @property
     def limit(self) -> float:
@@ -96,7 +109,7 @@ class Budget:
     @property
     def least(self) -> float:
         """The cost of the cheapest masks that keep anything: one head, or one neuron."""
-        return min(float(price.of(1)) for price in (self.heads, self.neurons))
+        return min(float(price.of(1)) for price in self.prices)
 
     def cost(self, masks: Masks | WeightMasks) -> float:
         """The cost of what the masks keep; of single weights it is their number.
@@ -108,17 +121,19 @@ class Budget:
             if self.unit != "weights":
                 raise ValueError(f"single weights are no {self.unit}: a method that prunes them says `_unit_: weights` in its YAML")
             return masks.count
-        heads, neurons = ((part != 0).sum(1) for part in (masks.heads, masks.neurons))
-        return float(self.heads.of(heads).sum() + self.neurons.of(neurons).sum())
+        return self._sum(int(np.count_nonzero(masks.of(s))) for s in range(self.shape.sublayers))
+
+    def _sum(self, counts: Iterable[int]) -> float:
+        """The cost of so many units of every sub-layer."""
+        return math.fsum(float(price.of(count)) for price, count in zip(self.prices, counts, strict=True))
 
     def running(self, sublayers: NDArray[np.intp]) -> Floats:
         """The cost of the first n units of a list, for every n; the list names each unit's sub-layer."""
         together = np.argsort(sublayers, kind="stable")
-        named = sublayers[together]
-        starts = np.searchsorted(named, named, side="left")
-        ranks = np.empty(len(sublayers), dtype=np.intp)
-        ranks[together] = np.arange(1, len(sublayers) + 1) - starts
-        return np.cumsum(np.where(sublayers % 2 == 1, self.neurons.step(ranks), self.heads.step(ranks)))
+        counts = np.bincount(sublayers, minlength=len(self.prices))
+        steps = np.empty(len(sublayers))
+        steps[together] = np.concatenate([price.step(np.arange(1, n + 1)) for price, n in zip(self.prices, counts, strict=True)])
+        return np.cumsum(steps)
 
     def fits(self, cost: float) -> bool:
         """Whether a cost is within the limit."""
@@ -139,6 +154,10 @@ class Scores:
     heads: Floats
     neurons: Floats
     ranked: bool = False
+
+    def of(self, sublayer: int) -> Floats:
+        """The scores of one sub-layer, a view."""
+        return row_of((self.heads, self.neurons), sublayer)
 
     def check(self, shape: Shape) -> None:
         """Raise ValueError unless there is a finite number for every unit."""
@@ -200,22 +219,24 @@ def _buy(mask: Floats, wanted: NDArray[np.intp], price: Price, left: float) -> f
 
 def by_cost(scores: Scores, budget: Budget) -> Masks:
     """Over the whole model by score per cost (or as ranked): remove the lowest until it fits, put back what still fits."""
-    heads = scores.heads.ravel() / (1 if scores.ranked else budget.head)
-    neurons = scores.neurons.ravel() / (1 if scores.ranked else budget.neuron)
-    even, shape = 2 * np.arange(budget.shape.layers), budget.shape
-    sublayers = np.concatenate([np.repeat(even, shape.heads), np.repeat(even + 1, shape.neurons)])
-    order = descending(np.concatenate([heads, neurons]))
+    stored = list(itertools.chain(*by_array(range(budget.shape.sublayers))))  # of equals heads are kept before neurons
+    values = [scores.of(s) / (1 if scores.ranked else budget.prices[s].each) for s in stored]
+    sizes = [len(part) for part in values]
+    sublayers, units = np.repeat(stored, sizes), np.concatenate([np.arange(size) for size in sizes])
+    order = descending(np.concatenate(values))
     costs = budget.running(sublayers[order])
     fitting = int(np.searchsorted(costs, budget.limit * TOLERANCE, side="right"))
     kept = np.zeros(order.size)
     kept[order[:fitting]] = 1.0
+    masks = Masks.zeros(budget.shape)
+    for s, row in zip(stored, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
+        masks.of(s)[:] = row
     left = budget.limit * TOLERANCE - (costs[fitting - 1] if fitting else 0.0)
-    masks = Masks(kept[: heads.size].reshape(scores.heads.shape), kept[heads.size :].reshape(scores.neurons.shape))
-    for unit in order[fitting:]:
-        is_head = unit < heads.size
-        mask, price = (masks.heads, budget.heads) if is_head else (masks.neurons, budget.neurons)
-        left = _buy(mask, np.array([unit if is_head else unit - heads.size]), price, left)
-        if left < min(budget.head, budget.neuron) and not budget.uneven:
+    cheapest = min(price.each for price in budget.prices)
+    for i in order[fitting:]:
+        s = int(sublayers[i])
+        left = _buy(masks.of(s)[None], units[i : i + 1], budget.prices[s], left)
+        if left < cheapest and not budget.uneven:
             break
     return masks
 

@@ -30,7 +30,7 @@ from bench.errors import first_line
 from bench.files import CONF
 from bench.half import bf16_layers
 from bench.machine import hush, repeatable
-from bench.masks import Masks, Shape, WeightMasks
+from bench.masks import Masks, Shape, WeightMasks, by_array, place
 from bench.method import Method, Scorer, Skip
 from bench.model import PrunableModel
 from bench.packing import Batch
@@ -173,11 +173,11 @@ class Case:
         told = [getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != getattr(usual, one.name)]
         return ", ".join([f"at ratio {self.ratio:g}", *told])
 
-    def budget(self, shape: Shape) -> Budget:
+    def budget(self, model: PrunableModel) -> Budget:
         """In seconds the first units of a sub-layer cost more, as on a machine."""
         if self.unit == "latency":
-            return Budget(shape, Price(1.0, 1.5, 1), Price(0.1, 0.6, 4), self.ratio, self.unit)
-        return Budget.of(shape, self.unit, self.ratio, LENGTH)
+            return Budget.of_kinds(model.shape, Price(1.0, 1.5, 1), Price(0.1, 0.6, 4), self.ratio, self.unit)
+        return Budget.of(model, self.unit, self.ratio, LENGTH)
 
 
 def steps(method: Method, unit: str) -> dict[str, list[Case]]:
@@ -278,7 +278,7 @@ def _run(make: Make, case: Case, device: str, again: bool = False) -> _Result | 
     model.module.to(device)
     sample = _sample(case.kind, device, poisoned=again and not method.labels)
     with _told(str(case), method):
-        budget = case.budget(model.shape)
+        budget = case.budget(model)
         try:
             masks = _prune(method, model, sample, budget, case)
         except Skip as skip:
@@ -330,7 +330,7 @@ def _dearest(model: PrunableModel, budget: Budget) -> float:
     """The cost of the dearest sub-layer; of single weights, of the largest matrix."""
     if budget.unit == "weights":
         return max(linear.weight.numel() for own in model.matrices().values() for linear in own.values())
-    return max(float(budget.price(sublayer).of(model.shape.units(sublayer))) for sublayer in (0, 1))
+    return max(float(price.of(sublayer.units)) for price, sublayer in zip(budget.prices, model.sublayers, strict=True))
 
 
 @torch.no_grad()
@@ -413,13 +413,13 @@ def _nothing_left_behind(model: PrunableModel, where: str) -> Iterator[None]:
 def plant_dead(model: PrunableModel, heads: int, neurons: int, seed: int = 0) -> Masks:
     """Kill so many random heads and neurons in every sub-layer (all their weights zero). Returns the masks without them."""
     random, alive = np.random.default_rng(seed), Masks.ones(model.shape)
-    for s in range(model.shape.sublayers):
-        alive.of(s)[random.choice(model.shape.units(s), neurons if s % 2 else heads, replace=False)] = 0.0
-        dead = torch.as_tensor(alive.columns(s, model.shape) == 0)
-        model.projection(s).weight[:, dead] = 0.0
-        for linear in model.producers(s):
-            linear.weight[dead] = 0.0
-            linear.bias[dead] = 0.0
+    for s, sublayer in enumerate(model.sublayers):
+        dead = random.choice(sublayer.units, (heads, neurons)[place(s)[0]], replace=False)
+        alive.of(s)[dead] = 0.0
+        sublayer.projection.weight[:, sublayer.columns(dead)] = 0.0
+        for producer in sublayer.producers:
+            for parameter in producer.linear.parameters():
+                parameter[producer.rows(dead)] = 0.0
     return alive
 
 
@@ -427,11 +427,13 @@ def plant_dead(model: PrunableModel, heads: int, neurons: int, seed: int = 0) ->
 def plant_duplicates(model: PrunableModel) -> None:
     """Make the second half of every feed-forward's neurons a copy of the first; each carries half of the output."""
     half = model.shape.neurons // 2
-    for s in range(1, model.shape.sublayers, 2):
-        projection, (up,) = model.projection(s), model.producers(s)
-        up.weight[half : 2 * half], up.bias[half : 2 * half] = up.weight[:half], up.bias[:half]
-        projection.weight[:, :half] *= 0.5
-        projection.weight[:, half : 2 * half] = projection.weight[:, :half]
+    for sublayer in by_array(model.sublayers)[1]:
+        for producer in sublayer.producers:
+            for parameter in producer.linear.parameters():
+                parameter[half : 2 * half] = parameter[:half]
+        weight = sublayer.projection.weight
+        weight[:, :half] *= 0.5
+        weight[:, half : 2 * half] = weight[:, :half]
 
 
 def kept_of_duplicates(make: Make, ratio: float = 0.4) -> float | None:
@@ -441,7 +443,7 @@ def kept_of_duplicates(make: Make, ratio: float = 0.4) -> float | None:
     sample = _sample()
     try:
         with torch.set_grad_enabled(method.gradients):
-            masks = method.prune(model, sample, Budget.of(model.shape, "flops", ratio, LENGTH))
+            masks = method.prune(model, sample, Budget.of(model, "flops", ratio, LENGTH))
     except Skip:
         return None
     assert isinstance(masks, Masks), "single weights have no duplicates"

@@ -22,7 +22,7 @@ from bench.budget import Budget, Price
 from bench.config import Run
 from bench.dense import Checkpoint
 from bench.files import cache_folder, keep_file
-from bench.masks import Masks, Shape
+from bench.masks import Masks
 from bench.stages import progress, say
 
 if TYPE_CHECKING:
@@ -129,11 +129,11 @@ def find(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", positions: in
     return table
 
 
-def budget(run: Run, shape: Shape, table: Table | None) -> Budget:
+def budget(run: Run, dense: "PrunableModel", table: Table | None) -> Budget:
     """The budget of a run, in its unit."""
     if table is None:
-        return Budget.of(shape, run.keys.unit, run.keys.ratio, run.task.length)
-    return Budget(shape, *table.prices(), run.keys.ratio, run.keys.unit)
+        return Budget.of(dense, run.keys.unit, run.keys.ratio, run.task.length)
+    return Budget.of_kinds(dense.shape, *table.prices(), run.keys.ratio, run.keys.unit)
 
 
 def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:

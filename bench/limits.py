@@ -39,7 +39,7 @@ def explain(
     twins = [dense.module, pruned, native(pruned), _emptied(dense)]
     bare = skeleton(dense, masks).to(device)
     length = min(plan.length, positions)
-    flops = Budget.of(dense.shape, "flops", 0, length)
+    flops = Budget.of(dense, "flops", 0, length)
     kept = flops.cost(masks) / flops.total
 
     def at(batch: int) -> tuple[dict[str, Any], Ratio]:
@@ -60,8 +60,7 @@ def explain(
 
 
 def _emptied(dense: PrunableModel) -> nn.Module:
-    shape = dense.shape
-    return shrink(dense, Masks(np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.neurons))))
+    return shrink(dense, Masks.zeros(dense.shape))
 
 
 def summary(times: np.ndarray, kept: float) -> dict[str, Any]:

@@ -1,17 +1,38 @@
 """What is kept of a model: one factor per head and per neuron, zero is pruned; or single weights."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+def place(sublayer: int) -> tuple[int, int]:
+    """Where masks and scores hold a sub-layer's units: in the first of their arrays (heads) or the second (neurons), in which row."""
+    layer, array = divmod(sublayer, 2)
+    return array, layer
+
+
+def by_array(of_sublayers: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """What there is for every sub-layer, bottom to top, as the rows of the two arrays heads and neurons."""
+    return of_sublayers[0::2], of_sublayers[1::2]
+
+
+def row_of(arrays: tuple[Floats, Floats], sublayer: int) -> Floats:
+    """A sub-layer's row of heads [L, H] or neurons [L, I], a view."""
+    array, layer = place(sublayer)
+    row: Floats = arrays[array][layer]
+    return row
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that masks and costs depend on. Sub-layers are numbered bottom to top: attention even, feed-forward odd."""
+    """The sizes that masks depend on. Sub-layers are numbered bottom to top."""
 
     layers: int
     heads: int
@@ -26,11 +47,7 @@ class Shape:
 
     def units(self, sublayer: int) -> int:
         """The number of heads or neurons of a sub-layer."""
-        return self.neurons if sublayer % 2 else self.heads
-
-    def width(self, sublayer: int) -> int:
-        """Columns of a unit in the output projection's input: d_h for a head, 1 for a neuron."""
-        return 1 if sublayer % 2 else self.head_dim
+        return (self.heads, self.neurons)[place(sublayer)[0]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +62,14 @@ class Masks:
         """Nothing pruned."""
         return Masks(np.ones((shape.layers, shape.heads)), np.ones((shape.layers, shape.neurons)))
 
+    @staticmethod
+    def zeros(shape: Shape) -> "Masks":
+        """Everything pruned."""
+        return Masks(np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.neurons)))
+
     def of(self, sublayer: int) -> Floats:
         """The factors of one sub-layer, a view."""
-        row: Floats = (self.neurons if sublayer % 2 else self.heads)[sublayer // 2]
-        return row
-
-    def columns(self, sublayer: int, shape: Shape) -> Floats:
-        """The factors of one sub-layer, one per column of its output projection."""
-        return self.of(sublayer).repeat(shape.width(sublayer))
+        return row_of((self.heads, self.neurons), sublayer)
 
     def check(self, shape: Shape, what: str = "masks") -> None:
         """Raise ValueError unless they have the model's sizes and are finite."""

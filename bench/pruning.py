@@ -182,11 +182,7 @@ def _scaled(timed: list[tuple[float, int]], calibration: Calibration) -> float:
 @torch.enable_grad()
 def _pass(model: PrunableModel, batch: Batch) -> None:
     """Forward and backward over one batch, gradients of the masks only."""
-    weight = model.projection(0).weight
-    factors = {
-        s: torch.ones(model.shape.units(s) * model.shape.width(s), dtype=weight.dtype, device=weight.device, requires_grad=True)
-        for s in range(model.shape.sublayers)
-    }
+    factors = {s: factor.requires_grad_() for s, factor in model.columns(Masks.ones(model.shape)).items()}
     with model.masked(factors):
         loss = model(batch).square().mean()
     torch.autograd.grad(loss, list(factors.values()))

@@ -122,7 +122,7 @@ def pruned_section(run: Run, dense: "PrunableModel", masks: Masks, small: "nn.Mo
 
 def _flops(run: Run, dense: "PrunableModel") -> Budget:
     """FLOPs as a budget, whatever unit the ratio counts."""
-    return Budget.of(dense.shape, "flops", run.keys.ratio, run.task.length)
+    return Budget.of(dense, "flops", run.keys.ratio, run.task.length)
 
 
 def software(run: Run) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Rounding down stays within any budget and needs nothing of the method; what it s
 import numpy as np
 import torch
 
-from bench.masks import Masks
+from bench.masks import Masks, by_array
 from bench.model import PrunableModel
 
 
@@ -14,17 +14,16 @@ from bench.model import PrunableModel
 def rounded(model: PrunableModel, masks: Masks, multiple: int) -> Masks:
     """Every layer's number of kept neurons rounded down to a multiple; the neurons with the smallest weights go.
 
-    The weights of a neuron: the norm of its row of the first projection times that of its column of the second, factor
-    included. A layer with fewer neurons than `multiple` is left as it is: it would lose all of them.
+    The weights of a neuron: the norm of those that it reads with times the norm of those that it writes with, factor included.
+    A layer with fewer neurons than `multiple` is left as it is: it would lose all of them.
     """
     result = Masks(masks.heads.copy(), masks.neurons.copy())
-    for layer in range(model.shape.layers):
+    for layer, sublayer in enumerate(by_array(model.sublayers)[1]):
         kept = np.flatnonzero(masks.neurons[layer])
         surplus = len(kept) % multiple if len(kept) >= multiple else 0
         if not surplus:
             continue
-        s = 2 * layer + 1
-        rows, columns = model.producers(s)[0].weight.double().norm(dim=1), model.projection(s).weight.double().norm(dim=0)
-        size = (rows * columns).cpu().numpy() * np.abs(masks.neurons[layer])
+        incoming, outgoing = (weights.double().norm(dim=1) for weights in (sublayer.incoming(), sublayer.outgoing()))
+        size = (incoming * outgoing).cpu().numpy() * np.abs(masks.neurons[layer])
         result.neurons[layer, kept[np.argsort(size[kept], kind="stable")[:surplus]]] = 0.0
     return result

@@ -66,7 +66,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
         record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table, record["dense"]["base"])
         record["latency"]["table"] = table and table.section()
-        budget = latency_table.budget(run, dense.shape, table)
+        budget = latency_table.budget(run, dense, table)
         if table and not budget.fits(budget.least):
             most = 1 - budget.least / budget.total
             raise Skip(f"unit=latency: at ratio={budget.ratio:g} not one head and not one neuron can be paid here, at {most:.3f} one can")

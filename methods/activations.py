@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from bench.calibration import Calibration
-from bench.model import PrunableModel, widened
+from bench.masks import by_array
+from bench.model import PrunableModel
+from bench.nn.sublayer import widened
 from bench.stages import progress
 
 
@@ -30,15 +32,15 @@ def statistics(model: PrunableModel, calibration: Calibration) -> Statistics:
 
     Batches are merged by Chan's formula, so that a small variance beside a large mean is not lost.
     """
-    sizes = [len(model.projection(s).weight[0]) for s in range(model.shape.sublayers)]
+    sizes = [sublayer.projection.in_features for sublayer in model.sublayers]
     mean, squared, absolute = ([torch.zeros(size, dtype=torch.float64, device=model.device) for size in sizes] for _ in range(3))
     seen = 0
     for part in progress(calibration.all_parts, "activations"):
         hidden, context = model.embed(part)
         new = len(hidden)
         total = seen + new
-        for s in range(model.shape.sublayers):
-            x, _, hidden = model.sublayer(s, hidden, context)
+        for s, sublayer in enumerate(model.sublayers):
+            x, _, hidden = sublayer(hidden, context)
             x = widened(x)
             variance, average = (part.double() for part in torch.var_mean(x, 0, correction=0))
             step = average - mean[s]
@@ -51,5 +53,5 @@ def statistics(model: PrunableModel, calibration: Calibration) -> Statistics:
 
 def by_unit(model: PrunableModel, columns: list[Tensor]) -> list[Tensor]:
     """Sums of columns per unit: heads [L, H] and neurons [L, I], on the CPU."""
-    units = [part.view(model.shape.units(s), -1).sum(1).cpu() for s, part in enumerate(columns)]
-    return [torch.stack(units[0::2]), torch.stack(units[1::2])]
+    units = [sublayer.by_unit(part).sum(1).cpu() for sublayer, part in zip(model.sublayers, columns, strict=True)]
+    return [torch.stack(list(rows)) for rows in by_array(units)]

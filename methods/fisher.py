@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.budget import Scores
 from bench.calibration import Calibration
-from bench.masks import Floats
+from bench.masks import Floats, by_array
 from bench.model import PrunableModel
 from bench.stages import progress
 
@@ -27,19 +27,18 @@ class Gradients:
 
 def batch_gradients(model: PrunableModel, calibration: Calibration) -> Gradients:
     """One forward and backward pass over the set, gradients of the masks only."""
-    shape, like = model.shape, model.projection(0).weight
     kept: list[list[Tensor]] = [[], []]
     for parts in progress(calibration.parts, "Fisher information"):
         ones = model.ones(parts[0])
-        gradients = [torch.zeros(len(one), shape.units(s), dtype=torch.float64, device=like.device) for s, one in ones.items()]
+        gradients = [one.new_zeros(len(one), model.sublayers[s].units, dtype=torch.float64) for s, one in ones.items()]
         for part in parts:
             hidden, context = model.embed(part)
             with model.probed(ones, context):
                 losses = calibration.kind.loss(model.run(hidden, context), part["labels"])
             found = torch.autograd.grad(losses @ part["shares"].to(losses), list(ones.values()))
-            for total, gradient in zip(gradients, found, strict=True):
-                total += gradient.view(*total.shape, -1).sum(2)
-        for kind in (0, 1):
-            kept[kind].append(torch.stack(gradients[kind::2], 1))
+            for sublayer, total, gradient in zip(model.sublayers, gradients, found, strict=True):
+                total += sublayer.by_unit(gradient).sum(2)
+        for array, rows in zip(kept, by_array(gradients), strict=True):
+            array.append(torch.stack(list(rows), 1))
     heads, neurons = (torch.cat(parts).cpu().numpy() for parts in kept)
     return Gradients(heads, neurons)

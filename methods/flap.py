@@ -6,6 +6,7 @@ arXiv 2312.11983.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,17 +33,16 @@ class Flap(Method):
             masks = ALLOCATIONS["global"](self._scores(model, seen), budget)
         if self.compensate:
             with stage("compensate"), torch.no_grad():
-                for s in range(model.shape.sublayers):
-                    gone = torch.as_tensor(masks.columns(s, model.shape) == 0, device=model.device)
-                    projection = model.projection(s)
-                    lost = projection.weight.double()[:, gone] @ seen.mean[s][gone]
-                    projection.bias.add_(lost.to(projection.bias))
+                for s, sublayer in enumerate(model.sublayers):
+                    gone = sublayer.columns(np.flatnonzero(masks.of(s) == 0))
+                    sublayer.add_bias(sublayer.projection.weight.double()[:, gone] @ seen.mean[s][gone])
         return masks
 
     @staticmethod
     def _scores(model: PrunableModel, seen: Statistics) -> Scores:
         """Variance of a column times its squared norm, summed per unit, standardised within its sub-layer."""
-        columns = [seen.variance[s] * model.projection(s).weight.double().square().sum(0) for s in range(model.shape.sublayers)]
+        squares = (sublayer.projection.weight.double().square().sum(0) for sublayer in model.sublayers)
+        columns = [variance * square for variance, square in zip(seen.variance, squares, strict=True)]
         heads, neurons = (_standardised(units).numpy() for units in by_unit(model, columns))
         return Scores(heads, neurons, ranked=True)
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
-from bench.masks import Floats, Masks
+from bench.masks import Floats, Masks, by_array
 from bench.method import Method, Skip
 from bench.model import PrunableModel
+from bench.nn.sublayer import SubLayer
 from bench.stages import progress, stage
 from methods.activations import statistics
 from methods.mask_tuning import tune_masks
@@ -64,7 +65,7 @@ class KCM(Method):
             masks, teacher_masks = (self._keep(ranks, budget.at(ratio)) for ratio in (budget.ratio, 1 - sqrt(1 - budget.ratio)))
         if self.tuning and budget.ratio > 0:
             with stage("tune"):
-                feed_forward = range(1, shape.sublayers, 2)
+                _, feed_forward = by_array(range(shape.sublayers))
                 masks, note = tune_masks(model, calibration, masks, teacher_masks, self.ffn_teacher, feed_forward)
                 self.notes += [note] if note else []
         return masks
@@ -75,29 +76,29 @@ class KCM(Method):
         shape = budget.shape
         left = budget.limit * TOLERANCE - shape.layers * float(budget.heads.of(shape.heads))
         masks, order = Masks.ones(shape), descending(ranks)
-        fitting = np.searchsorted(budget.running(2 * (order // shape.neurons) + 1), left, side="right")
+        feed_forward = np.array(by_array(range(shape.sublayers))[1])
+        fitting = np.searchsorted(budget.running(feed_forward[order // shape.neurons]), left, side="right")
         masks.neurons.ravel()[order[fitting:]] = 0.0
         return masks
 
     def _ranks(self, model: PrunableModel, calibration: Calibration) -> Floats:
         """R2 · D2 [L, I]."""
-        layers = range(model.shape.layers)
+        _, feed_forward = by_array(model.sublayers)
         ranks = torch.ones(model.shape.layers, model.shape.neurons, dtype=torch.float64)
         if self.representative:
-            found = [representative(self._vectors(model, layer), self.sigma, self.alpha) for layer in progress(layers, "R2, layers")]
+            found = [representative(self._vectors(one), self.sigma, self.alpha) for one in progress(feed_forward, "R2, layers")]
             ranks *= torch.stack([values.double().cpu() for values, _, _ in found])
             iterations, effective_ranks = (" ".join(f"{part[i]:.0f}" for part in found) for i in (1, 2))
             self.notes.append(f"R2 iterations per layer: {iterations}")
             self.notes.append(f"effective rank of the kernel per layer, of {model.shape.neurons}: {effective_ranks}")
         if self.data_driven:
             seen = statistics(model, calibration)
-            fired = torch.stack([normalised(seen.absolute[2 * layer + 1], self.normalise).cpu() for layer in layers])
+            fired = torch.stack([normalised(means, self.normalise).cpu() for means in by_array(seen.absolute)[1]])
             ranks *= fired - fired.min().clamp_max(0)  # a negative z-score would turn R2's order around
         return ranks.numpy()
 
-    def _vectors(self, model: PrunableModel, layer: int) -> Tensor:
-        s = 2 * layer + 1
-        down, up = model.projection(s).weight.T, model.producers(s)[0].weight
+    def _vectors(self, feed_forward: SubLayer) -> Tensor:
+        down, up = feed_forward.outgoing(), feed_forward.incoming()
         return {"down": down, "up": up, "both": torch.cat([down, up], 1)}[self.weights]
 
 

@@ -17,11 +17,12 @@ from bench.budget import TOLERANCE, Budget, descending
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method, Skip
-from bench.model import PrunableModel, widened
+from bench.model import PrunableModel
+from bench.nn.sublayer import SubLayer, widened
 from bench.packing import Context
 from bench.stages import progress, stage
 from methods.gram import add_gram, symmetric
-from methods.states import States, factors_of
+from methods.states import States
 
 
 @dataclass
@@ -72,7 +73,7 @@ class KPrune(Method):
                 scores = knowledge.scores(student, s, budget) if self._measured(s, changed) else scores[1:]
             with stage("search"):
                 kept = scores[0] > threshold(scores, s, budget, left)
-                left -= float(budget.price(s).of(int(kept.sum())))
+                left -= float(budget.prices[s].of(int(kept.sum())))
                 masks.of(s)[:] = kept
             with stage("tune"):
                 if changed is None and kept.all():
@@ -83,7 +84,7 @@ class KPrune(Method):
                 self._tune(model, s, kept, teacher, student)
         return masks
 
-    def spared(self, scores: Floats, sublayer: int) -> Floats:
+    def spared(self, scores: Floats, sublayer: SubLayer) -> Floats:
         """The scores of a sub-layer's units as they are compared with the threshold; for variants to change."""
         return scores
 
@@ -95,19 +96,19 @@ class KPrune(Method):
 
     def _tune(self, model: PrunableModel, s: int, kept: NDArray[np.bool_], teacher: States, student: States) -> None:
         """Match the residual stream to the dense model's, put the new weight in place, and advance both."""
-        left_alone = self.legacy_tuning and s % 2 == 1 and kept.all()
-        wanted = self.tuning and kept.any() and not left_alone
-        columns = torch.as_tensor(np.flatnonzero(kept.repeat(model.shape.width(s))), device=model.device)
-        if wanted:
-            gram, right = normal_equations(model, s, columns, teacher, student)
+        sublayer = model.sublayers[s]
+        left_alone = self.legacy_tuning and sublayer.kind == "feed_forward" and kept.all()
+        if self.tuning and kept.any() and not left_alone:
+            columns = sublayer.columns(np.flatnonzero(kept))
+            gram, right = normal_equations(sublayer, columns, teacher, student)
             weight, note = solve(gram, right)
             if note:
                 self.notes.append(f"sub-layer {s}: {note}")
             if weight is not None:
-                model.projection(s).weight[:, columns] = weight.T.to(model.projection(s).weight)
+                sublayer.projection.weight[:, columns] = weight.T.to(sublayer.projection.weight)
         else:
             teacher.advance(model, s)
-        student.advance(model, s, factors_of(model, s, kept.astype(float)))
+        student.advance(model, s, sublayer.factors(kept.astype(float)))
 
 
 @dataclass
@@ -133,9 +134,9 @@ class KPruneSpare(KPrune):
             raise Skip(f"spare_heads={self.spare_heads} in every attention cost more than ratio={budget.ratio:g} leaves")
         return super().prune(model, calibration, budget)
 
-    def spared(self, scores: Floats, sublayer: int) -> Floats:
+    def spared(self, scores: Floats, sublayer: SubLayer) -> Floats:
         """The spared heads above all others."""
-        if self.spare_heads and sublayer % 2 == 0:
+        if self.spare_heads and sublayer.kind == "attention":
             scores[np.argsort(-scores, kind="stable")[: self.spare_heads]] = np.inf
         return scores
 
@@ -150,7 +151,7 @@ class Knowledge:
         self.groups = [range(start, end) for start, end in itertools.pairwise(counts)]
         self.parts = calibration.all_parts
         self.weight_squares = [
-            model.projection(s).weight.double().square().mean(0) for s in range(model.shape.sublayers)
+            sublayer.projection.weight.double().square().mean(0) for sublayer in model.sublayers
         ]  # above the current sub-layer every weight is still the dense one
         # whether the loss has a gradient while student and teacher are the same network
         self.compares_all = method.legacy_broadcast and calibration.kind.name == "regression"
@@ -184,17 +185,23 @@ class Knowledge:
                 for total, gradient in zip(gradients, torch.autograd.grad(loss, list(ones.values())), strict=True):
                     total += gradient
             for total, gradient, t in zip(predictive, gradients, above, strict=False):  # none without a backward pass
-                total += self._squared(gradient, t)
+                total += self._squared(gradient, model.sublayers[t])
         n, tokens = self.calibration.examples, self.calibration.tokens
         lambda_rep = method.lambda_rep if backward or method.lambda_rep > 0 else 1.0
         result = []
         for j, t in enumerate(above):
             columns = lambda_rep * squares[j] * self.weight_squares[t] / tokens
             columns += method.lambda_pred * predictive[j] / (2 * n)
-            units = columns.view(model.shape.units(t), -1).mean(1) / budget.price(t).each
-            factor = 1.0 if t % 2 else (model.shape.head_dim if isinstance(method.mu, str) else method.mu)
-            result.append(method.spared((factor * units).cpu().numpy(), t))
+            sublayer = model.sublayers[t]
+            units = sublayer.by_unit(columns).mean(1) / budget.prices[t].each
+            result.append(method.spared((self._mu(sublayer) * units).cpu().numpy(), sublayer))
         return result
+
+    def _mu(self, sublayer: SubLayer) -> float:
+        """What the scores of a sub-layer are multiplied by: those of heads count more."""
+        if isinstance(self.method.mu, str):
+            return sublayer.width
+        return self.method.mu if sublayer.kind == "attention" else 1.0
 
     def _forward(self, hidden: Tensor, context: Context, s: int, ones: dict[int, Tensor], squares: list[Tensor]) -> Tensor:
         """Logits from the hidden state below sub-layer s; sums of x² are added to `squares`."""
@@ -203,21 +210,20 @@ class Knowledge:
             for t, total in enumerate(squares, s):
                 if model.reads_first_tokens(t):
                     with torch.no_grad():  # representational knowledge counts all tokens, the loss depends on the first
-                        total += widened(model.features(t, hidden, context)[0]).square().sum(0)
+                        total += widened(model.sublayers[t].features(hidden, context)[0]).square().sum(0)
                     hidden, context = hidden[context.first], context.narrowed()
-                    hidden = model.sublayer(t, hidden, context)[2]
+                    hidden = model.sublayers[t](hidden, context)[2]
                 else:
-                    x, _, hidden = model.sublayer(t, hidden, context)
+                    x, _, hidden = model.sublayers[t](hidden, context)
                     total += widened(x.detach()).square().sum(0)
             return model.output(hidden, context)
 
-    def _squared(self, gradient: Tensor, sublayer: int) -> Tensor:
+    def _squared(self, gradient: Tensor, sublayer: SubLayer) -> Tensor:
         """Squares of gradients [batches, columns], summed over the batches; with head_gradient=head every column gets its
         head's."""
-        if self.method.head_gradient == "column" or sublayer % 2:
+        if self.method.head_gradient == "column":
             return gradient.square().sum(0)
-        heads = gradient.view(len(gradient), self.model.shape.heads, -1).sum(2).square().sum(0)
-        return heads.repeat_interleave(self.model.shape.head_dim)
+        return sublayer.by_unit(gradient).sum(2).square().sum(0).repeat_interleave(sublayer.width)
 
     def _losses(self, logits: Tensor, target: Tensor, context: Context, targets: Sequence[Tensor]) -> Tensor:
         """How far every example's logits are from the teacher's [B]: T^2 KL(teacher || student), of numbers and embeddings the
@@ -249,22 +255,22 @@ def threshold(scores: Sequence[Floats], first: int, budget: Budget, left: float)
 
 
 @torch.no_grad()
-def normal_equations(model: PrunableModel, s: int, columns: Tensor, teacher: States, student: States) -> tuple[Tensor, Tensor]:
+def normal_equations(sublayer: SubLayer, columns: Tensor, teacher: States, student: States) -> tuple[Tensor, Tensor]:
     """G = XᵀX [k, k] and R = XᵀY [k, d] in fp64 over real tokens; the teacher is advanced on the way.
 
     X: the student's kept columns of the output projection's input. Y = o* - r - b: the dense model's residual stream
     after the sub-layer, less the student's residual and the bias. The projection's weight is still the dense one.
     """
-    projection, k = model.projection(s), len(columns)
-    gram = torch.zeros(k, k, dtype=torch.float64, device=model.device)
-    right = torch.zeros(k, model.shape.hidden, dtype=torch.float64, device=model.device)
+    projection, k = sublayer.projection, len(columns)
+    gram = torch.zeros(k, k, dtype=torch.float64, device=columns.device)
+    right = torch.zeros(k, projection.out_features, dtype=torch.float64, device=columns.device)
     for i, context in enumerate(student.contexts):
-        x, residual = model.features(s, teacher.hidden[i], context)
+        x, residual = sublayer.features(teacher.hidden[i], context)
         stream = residual + projection(x)
-        teacher.hidden[i].copy_(model.close(s, stream))
-        x, residual = model.features(s, student.hidden[i], context)
+        teacher.hidden[i].copy_(sublayer.close(stream))
+        x, residual = sublayer.features(student.hidden[i], context)
         kept = x.index_select(1, columns).double()
-        wanted = (stream - residual - projection.bias).double()
+        wanted = (stream - residual - sublayer.bias).double()
         add_gram(gram, kept)
         right.addmm_(kept.T, wanted)
     return symmetric(gram), right

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from bench.budget import Scores
 from bench.calibration import Calibration
-from bench.masks import Floats
+from bench.masks import Floats, by_array
 from bench.method import Scorer
 from bench.model import PrunableModel
+from bench.nn.sublayer import SubLayer
 
 
 @dataclass
@@ -18,14 +20,11 @@ class Magnitude(Scorer):
 
     def score(self, model: PrunableModel, calibration: Calibration) -> Scores:
         """L2 norms; no data is looked at."""
-        layers = range(model.shape.layers)
-        heads, neurons = (np.stack([self._norms(model, 2 * layer + kind) for layer in layers]) for kind in (0, 1))
-        return Scores(heads, neurons)
+        heads, neurons = by_array([_norms(sublayer) for sublayer in model.sublayers])
+        return Scores(np.stack(heads), np.stack(neurons))
 
-    @staticmethod
-    def _norms(model: PrunableModel, sublayer: int) -> Floats:
-        squares = model.projection(sublayer).weight.double().square().sum(0)
-        for linear in model.producers(sublayer):
-            squares = squares + linear.weight.double().square().sum(1)
-        units: Floats = squares.view(model.shape.units(sublayer), -1).sum(1).sqrt().cpu().numpy()
-        return units
+
+def _norms(sublayer: SubLayer) -> Floats:
+    weights = torch.cat([sublayer.incoming(), sublayer.outgoing()], 1)
+    norms: Floats = weights.double().norm(dim=1).cpu().numpy()
+    return norms

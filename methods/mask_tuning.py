@@ -12,9 +12,10 @@ from torch import Tensor
 from bench.calibration import Calibration
 from bench.masks import Masks
 from bench.model import PrunableModel
+from bench.nn.sublayer import SubLayer
 from bench.stages import progress
 from methods.gram import add_gram, symmetric
-from methods.states import States, factors_of
+from methods.states import States
 
 LIMIT = 10.0  # a factor beyond it ends all further tuning
 
@@ -37,31 +38,30 @@ def tune_masks(
     student = States.embedded(model, calibration)
     teacher = student.fork()
     for s in progress(range(model.shape.sublayers), "mask tuning, sub-layers"):
+        sublayer = model.sublayers[s]
         if model.reads_first_tokens(s):
             teacher.narrow()
             student.narrow()
-        teacher_factors = factors_of(model, s, teacher_masks.of(s))
+        teacher_factors = sublayer.factors(teacher_masks.of(s))
         kept = np.flatnonzero(masks.of(s))
         if s in sublayers and kept.size:
-            unmasked = s % 2 == 1 and ffn_teacher == "full"
-            a, b = normal_equations(model, s, kept, teacher_factors, unmasked, teacher, student)
+            unmasked = sublayer.kind == "feed_forward" and ffn_teacher == "full"
+            a, b = normal_equations(sublayer, kept, teacher_factors, unmasked, teacher, student)
             if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
                 return tuned, f"mask tuning stopped at sub-layer {s}: its equations are not finite"
-            factors = solve_damped(a, b).cpu().numpy()
-            if s % 2 == 0:
-                factors = factors[:-1]  # of the column of ones
+            factors = solve_damped(a, b).cpu().numpy()[: len(kept)]  # without that of the column of ones
             if np.abs(factors).max() > LIMIT or not np.isfinite(factors).all():
                 return tuned, f"mask tuning stopped at sub-layer {s}: a factor of {factors[np.abs(factors).argmax()]:.3g}"
             tuned.of(s)[kept] = factors
         else:
             teacher.advance(model, s, teacher_factors)
-        student.advance(model, s, factors_of(model, s, tuned.of(s)))
+        student.advance(model, s, sublayer.factors(tuned.of(s)))
     return tuned, None
 
 
 @torch.no_grad()
 def normal_equations(
-    model: PrunableModel, s: int, kept: np.ndarray, teacher_factors: Tensor, unmasked: bool, teacher: States, student: States
+    sublayer: SubLayer, kept: np.ndarray, teacher_factors: Tensor, unmasked: bool, teacher: States, student: States
 ) -> tuple[Tensor, Tensor]:
     """A [n, n] and B [n] of the least squares over real tokens and hidden dimensions, in fp64; the teacher is advanced on
     the way. `unmasked`: the target is the teacher's output without its masks in this sub-layer.
@@ -70,31 +70,29 @@ def normal_equations(
     projection; the target is the teacher's residual stream less the bias and the student's residual. In the last
     feed-forward of a classifier only the first token counts.
     """
-    width = model.shape.width(s)
-    columns = torch.as_tensor((kept[:, None] * width + np.arange(width)).ravel(), device=model.device)
-    projection = model.projection(s)
+    columns, projection = sublayer.columns(kept), sublayer.projection
     weight = projection.weight[:, columns].double()  # [d, k]
-    gram = torch.zeros(len(columns), len(columns), dtype=torch.float64, device=model.device)
+    gram = weight.new_zeros(len(columns), len(columns))
     cross = torch.zeros_like(weight)  # Tᵀ X
-    sum_x, sum_target, tokens = torch.zeros_like(gram[0]), torch.zeros((), dtype=torch.float64, device=model.device), 0
+    sum_x, sum_target, tokens = torch.zeros_like(gram[0]), weight.new_zeros(()), 0
     for i, context in enumerate(student.contexts):
-        x, residual = model.features(s, teacher.hidden[i], context)
+        x, residual = sublayer.features(teacher.hidden[i], context)
         masked = residual + projection(x * teacher_factors)
-        wanted = (residual + projection(x) if unmasked else masked) - projection.bias
-        teacher.hidden[i].copy_(model.close(s, masked))
-        x, residual = model.features(s, student.hidden[i], context)
+        wanted = (residual + projection(x) if unmasked else masked) - sublayer.bias
+        teacher.hidden[i].copy_(sublayer.close(masked))
+        x, residual = sublayer.features(student.hidden[i], context)
         features, wanted = x.index_select(1, columns).double(), (wanted - residual).double()
         add_gram(gram, features)
         cross.addmm_(wanted.T, features)
         sum_x += features.sum(0)
         sum_target += wanted.sum()
         tokens += len(features)
-    groups = (len(kept), width)
+    groups = (len(kept), sublayer.width)
     a = ((weight.T @ weight) * symmetric(gram)).view(*groups, *groups).sum((1, 3))
     b = (weight * cross).sum(0).view(groups).sum(1)
-    if s % 2 == 0:
+    if sublayer.kind == "attention":
         ones = (sum_x * weight.sum(0)).view(groups).sum(1)
-        corner = torch.tensor(float(tokens * model.shape.hidden), dtype=torch.float64, device=a.device)
+        corner = a.new_tensor(float(tokens * len(weight)))
         a = torch.cat([torch.cat([a, ones[:, None]], 1), torch.cat([ones, corner[None]])[None]])
         b = torch.cat([b, sum_target[None]])
     return a, b

@@ -1,7 +1,6 @@
 """Hidden states of a whole calibration set, advanced sub-layer by sub-layer instead of from the embeddings."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +49,4 @@ class States:
         """By one sub-layer, its columns multiplied by the factors [columns] where there are any."""
         with model.masked({} if factors is None else {sublayer: factors}):
             for i, context in enumerate(self.contexts):
-                self.hidden[i].copy_(model.sublayer(sublayer, self.hidden[i], context)[2])
-
-
-def factors_of(model: PrunableModel, sublayer: int, units: Any) -> Tensor:
-    """Factors of units (array or tensor) as factors of columns [columns], in the model's precision and on its device."""
-    like = model.projection(sublayer).weight
-    return torch.as_tensor(units).to(like).repeat_interleave(model.shape.width(sublayer))
+                self.hidden[i].copy_(model.sublayers[sublayer](self.hidden[i], context)[2])

@@ -19,6 +19,7 @@ from bench.budget import Scores
 from bench.calibration import Calibration
 from bench.method import Scorer
 from bench.model import PrunableModel
+from bench.nn.sublayer import SubLayer
 from bench.stages import progress
 from methods.activations import by_unit
 
@@ -26,22 +27,21 @@ WEIGHT_IMPORTANCES = ("magnitude", "lamp", "fpgm", "random")
 GRADIENT_IMPORTANCES = ("taylor", "hessian")
 
 
-def group_of(model: PrunableModel, sublayer: int) -> Group:
+def group_of(sublayer: SubLayer) -> Group:
     """The units of a sub-layer as the library's group: rows of the producers, columns of the output projection."""
-    projection = model.projection(sublayer)
-    columns = list(range(projection.in_features))
     group = Group()
-    parts = [(linear, tp.prune_linear_out_channels) for linear in model.producers(sublayer)]
-    for linear, prune in [*parts, (projection, tp.prune_linear_in_channels)]:
+    parts = [(one.linear, one.width, one.linear.out_features, tp.prune_linear_out_channels) for one in sublayer.producers]
+    projection = sublayer.projection
+    for linear, width, size, prune in [*parts, (projection, sublayer.width, projection.in_features, tp.prune_linear_in_channels)]:
         node = Node(linear, None, "unit")
-        item = GroupItem(Dependency(prune, prune, node, node), columns)
-        item.root_idxs = columns
+        item = GroupItem(Dependency(prune, prune, node, node), list(range(size)))
+        item.root_idxs = [i // width * sublayer.width + i % width for i in range(size)]  # the column that stands for it
         group._group.append(item)
     return group
 
 
 def _scores(model: PrunableModel, importance: tp.importance.Importance) -> Scores:
-    columns: list[Tensor] = [importance(group_of(model, s)).double() for s in range(model.shape.sublayers)]
+    columns: list[Tensor] = [importance(group_of(sublayer)).double() for sublayer in model.sublayers]
     heads, neurons = by_unit(model, columns)
     return Scores(heads.numpy(), neurons.numpy())
 
@@ -119,7 +119,7 @@ class GradientImportance(Scorer):
 @contextmanager
 def _weights_of_units(model: PrunableModel) -> Iterator[list[Tensor]]:
     """Within it, the weights of all units ask for gradients; afterwards none does and none is left."""
-    weights = [linear.weight for s in range(model.shape.sublayers) for linear in [*model.producers(s), model.projection(s)]]
+    weights = [linear.weight for sublayer in model.sublayers for _, _, linear in sublayer.matrices()]
     try:
         for weight in weights:
             weight.requires_grad_(True)

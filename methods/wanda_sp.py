@@ -17,6 +17,6 @@ class WandaSP(Scorer):
     def score(self, model: PrunableModel, calibration: Calibration) -> Scores:
         """One forward pass, no labels."""
         seen = statistics(model, calibration)
-        norms = [model.projection(s).weight.double().norm(dim=0) for s in range(model.shape.sublayers)]
+        norms = [sublayer.projection.weight.double().norm(dim=0) for sublayer in model.sublayers]
         heads, neurons = by_unit(model, [norm * seen.squares(s).sqrt() for s, norm in enumerate(norms)])
         return Scores(heads.numpy(), neurons.numpy())

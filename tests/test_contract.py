@@ -69,7 +69,7 @@ def waits(make: Callable[[], Method], batches: int) -> int:
     model.module.to("cuda")
     one = {name: tensor.to("cuda") for name, tensor in contract.batch([9, 4, 1, 7]).items()}
     sample = contract.calibration([one] * batches)
-    budget = Budget.of(model.shape, "flops", 0.5, contract.LENGTH)
+    budget = Budget.of(model, "flops", 0.5, contract.LENGTH)
     with warnings.catch_warnings(record=True) as told, torch.set_grad_enabled(method.gradients):
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -96,7 +96,7 @@ def test_dead_units_go_first_and_the_logits_stay(name):
     before = [model(one) for one in sample.batches]
     method = maker(name)()
     with torch.set_grad_enabled(method.gradients):
-        masks = method.prune(model, sample, Budget.of(model.shape, "flops", 0.25, contract.LENGTH))
+        masks = method.prune(model, sample, Budget.of(model, "flops", 0.25, contract.LENGTH))
     assert np.array_equal(masks.heads != 0, alive.heads != 0)
     assert np.array_equal(masks.neurons != 0, alive.neurons != 0)
     with model.masked(model.columns(masks)):
@@ -109,9 +109,9 @@ def test_kcm_takes_the_dead_neurons_first(name):
     model = contract.tiny()
     alive = contract.plant_dead(model, heads=0, neurons=10)
     sample = contract.calibration([contract.batch([9, 4, 1, 7], 0), contract.batch([6, 6, 6], 1)])
-    ratio = model.shape.layers * 10 * Budget.of(model.shape, "flops", 0, 6.0).neuron / Budget.of(model.shape, "flops", 0, 6.0).total
+    ratio = model.shape.layers * 10 * Budget.of(model, "flops", 0, 6.0).neuron / Budget.of(model, "flops", 0, 6.0).total
     with torch.no_grad():
-        masks = maker(name)().prune(model, sample, Budget.of(model.shape, "flops", ratio, 6.0))
+        masks = maker(name)().prune(model, sample, Budget.of(model, "flops", ratio, 6.0))
     assert np.array_equal(masks.neurons != 0, alive.neurons != 0)
     assert masks.heads.all()
 
@@ -195,7 +195,7 @@ def masks_of(method, folder, monkeypatch):
     splits = data.load("pairs", TASK)
     sample = draw(CalibrationPlan("tokens", 400, None, 8), TASK, Characters(splits.train), Characters(splits.train), 0, "cpu")
     model = contract.tiny(dtype=torch.float32)
-    budget = Budget.of(model.shape, "flops", 0.1, 10.0)
+    budget = Budget.of(model, "flops", 0.1, 10.0)
     return pruning.prune(method, model, sample, budget).masks.neurons.tolist()
 
 
@@ -267,19 +267,19 @@ class Sloppy(Method):
         if self.how == "at nothing" and budget.ratio == 0:
             masks.neurons[0, 0] = 0
         if self.how == "hook":
-            model.projection(0).register_forward_pre_hook(lambda *_: None)
+            model.sublayers[0].projection.register_forward_pre_hook(lambda *_: None)
         if self.how == "mode":
             model.module.train()
         if self.how == "gradient":
-            model.projection(0).weight.requires_grad_(True)
+            model.sublayers[0].projection.weight.requires_grad_(True)
         if self.how == "seed" and budget.ratio > 0:
             masks.neurons[0, int(torch.randint(0, 40, ()))] = 0
         if self.how == "nan":
-            model.projection(0).weight[:] = torch.nan
+            model.sublayers[0].projection.weight[:] = torch.nan
         if self.how == "weights":
-            model.projection(0).weight += 0.01 * torch.randn_like(model.projection(0).weight)
+            model.sublayers[0].projection.weight += 0.01 * torch.randn_like(model.sublayers[0].projection.weight)
         if self.how == "backward hook":
-            model.projection(0).register_full_backward_pre_hook(lambda *_: None)
+            model.sublayers[0].projection.register_full_backward_pre_hook(lambda *_: None)
         if self.how == "labels":
             assert calibration.batches[0]["labels"] is not None
         if self.how == "labels of others" and budget.ratio > 0:
@@ -387,7 +387,7 @@ def test_the_contract_notices_scores_of_earlier_data():
 def test_the_contract_notices_a_score_that_changes_the_model():
     class Changing(Scorer):
         def score(self, model, calibration):
-            model.projection(0).weight.mul_(2)
+            model.sublayers[0].projection.weight.mul_(2)
             return Scores(np.ones((3, 4)), np.ones((3, 40)))
 
     with pytest.raises(AssertionError, match="scoring changes the model"):
@@ -434,7 +434,7 @@ def test_scores_that_are_no_numbers_fail_the_run():
 
     model = contract.tiny()
     with pytest.raises(ValueError, match="scores: heads holds values that are not finite"):
-        Blind().prune(model, contract.calibration([contract.batch([6, 6])]), Budget.of(model.shape, "flops", 0.5, 6.0))
+        Blind().prune(model, contract.calibration([contract.batch([6, 6])]), Budget.of(model, "flops", 0.5, 6.0))
 
 
 def test_a_random_method_needs_the_calibrations_generator():
@@ -445,6 +445,6 @@ def test_a_random_method_needs_the_calibrations_generator():
     for seed in (0, 0, 1):
         model = contract.tiny()
         own = replace(sample, generator=np.random.default_rng(seed))
-        masks.append(make().prune(model, own, Budget.of(model.shape, "flops", 0.5, 6.0)).neurons)
+        masks.append(make().prune(model, own, Budget.of(model, "flops", 0.5, 6.0)).neurons)
     assert np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])

@@ -69,13 +69,13 @@ def test_a_replay_needs_a_record_and_skips_what_does_not_fit(tmp_path, bench):
     ones = Masks.ones(model.shape)
     np.savez(tmp_path / "arrays.npz", heads=ones.heads, neurons=ones.neurons)
     with pytest.raises(Skip, match=r"keep 1.0000 of the cost, the budget is 0.5"):
-        Replay(str(tmp_path)).prune(model, sample, Budget.of(model.shape, "flops", 0.5, 6.0))
+        Replay(str(tmp_path)).prune(model, sample, Budget.of(model, "flops", 0.5, 6.0))
     np.savez(tmp_path / "arrays.npz", gold=ones.heads)
     with pytest.raises(ValueError, match="holds no masks: the run was skipped or failed"):
         Replay(str(tmp_path))
     np.savez(tmp_path / "arrays.npz", heads=ones.heads[:1], neurons=ones.neurons)
     with pytest.raises(Skip, match="do not fit this model"):
-        Replay(str(tmp_path)).prune(model, sample, Budget.of(model.shape, "flops", 0.5, 6.0))
+        Replay(str(tmp_path)).prune(model, sample, Budget.of(model, "flops", 0.5, 6.0))
 
 
 def test_neurons_are_rounded_down_and_the_smallest_go():
@@ -84,8 +84,8 @@ def test_neurons_are_rounded_down_and_the_smallest_go():
     masks.neurons[0, 30:] = 0.0  # 30 of 40
     masks.neurons[1, 5:] = 0.0  # fewer than the multiple
     with torch.no_grad():
-        model.projection(1).weight[:, :3] *= 1e-3  # the smallest of the kept
-        model.producers(1)[0].weight[3:6] *= 1e-3
+        model.sublayers[1].projection.weight[:, :3] *= 1e-3  # the smallest of the kept
+        model.sublayers[1].producers[0].linear.weight[3:6] *= 1e-3
     masks.neurons[0, 6] = -1e-4  # a factor counts
     result = rounded(model, masks, 8)
     assert (result.neurons != 0).sum(1).tolist() == [24, 5, 40]

@@ -128,7 +128,7 @@ def test_the_fast_implementation_is_the_literal_one(case, micro, monkeypatch):
     ratio, regression = options.pop("ratio"), options.pop("regression", False)
     model = tiny("bert", outputs=1 if regression else 2)
     data = batches(regression)
-    budget = Budget.of(model.shape, "flops", ratio, 6.0)
+    budget = Budget.of(model, "flops", ratio, 6.0)
     wanted_scores, wanted_masks, wanted_weights = literal(
         copy.deepcopy(model.module), data, budget, regression,
         lam_rep=options.get("lambda_rep", 2.5e-4), mu=6.0 if "mu" in options else 64.0, t=options.get("temperature", 2.0),
@@ -142,23 +142,23 @@ def test_the_fast_implementation_is_the_literal_one(case, micro, monkeypatch):
         s = model.shape.sublayers - len(got)
         assert np.allclose(np.concatenate(got), list(wanted_scores[s].values()), rtol=1e-8, atol=0), f"scores of step {s}"
     for s in range(model.shape.sublayers):
-        assert np.array_equal(masks.columns(s, model.shape), wanted_masks[s].numpy())
+        assert np.array_equal(model.sublayers[s].factors(masks.of(s)), wanted_masks[s].numpy())
         kept = wanted_masks[s].bool()
-        assert torch.allclose(model.projection(s).weight[:, kept], wanted_weights[s][:, kept], atol=1e-6)
+        assert torch.allclose(model.sublayers[s].projection.weight[:, kept], wanted_weights[s][:, kept], atol=1e-6)
     assert 0 < masks.neurons.sum() < masks.neurons.size
 
 
 def test_ratio_zero_changes_nothing():
     model = tiny("bert")
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    masks = KPrune().prune(model, calibration(batches()), Budget.of(model.shape, "flops", 0.0, 6.0))
+    masks = KPrune().prune(model, calibration(batches()), Budget.of(model, "flops", 0.0, 6.0))
     assert masks.heads.all()
     assert masks.neurons.all()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
 
 
 def test_a_head_is_measured_by_its_columns_or_as_a_whole():
-    budget = Budget.of(tiny("bert").shape, "flops", 0.6, 6.0)
+    budget = Budget.of(tiny("bert"), "flops", 0.6, 6.0)
     kept = {}
     for choice in ("column", "head"):
         kept[choice] = KPrune(head_gradient=choice, lambda_rep=0.0).prune(tiny("bert"), calibration(batches()), budget)
@@ -170,7 +170,7 @@ def test_a_head_is_measured_by_its_columns_or_as_a_whole():
 def test_until_something_is_pruned_the_dense_models_measurement_stands(regression, remeasure, monkeypatch):
     """At this ratio the first attention stays whole: gradients before the first feed-forward would be zero or rounding noise."""
     model, data = tiny("bert", outputs=1 if regression else 2), calibration(batches(regression), regression)
-    budget = Budget.of(model.shape, "flops", 0.05, 6.0)
+    budget = Budget.of(model, "flops", 0.05, 6.0)
     measured, real = [], kprune.Knowledge.scores
     monkeypatch.setattr(kprune.Knowledge, "scores", lambda self, student, s, budget: measured.append(s) or real(self, student, s, budget))
     masks = KPrune(lambda_rep=0.0, remeasure=remeasure).prune(model, data, budget)
@@ -184,7 +184,7 @@ def test_until_something_is_pruned_the_dense_models_measurement_stands(regressio
 @pytest.mark.parametrize("spare", [0, 1])
 def test_heads_can_be_spared(spare):
     model = tiny("bert")
-    budget = Budget.of(model.shape, "flops", 0.8, 6.0)
+    budget = Budget.of(model, "flops", 0.8, 6.0)
     masks = KPruneSpare(spare_heads=spare).prune(model, calibration(batches()), budget)
     assert budget.fits(budget.cost(masks))
     assert int(masks.heads.sum(1).min()) >= spare
@@ -193,12 +193,12 @@ def test_heads_can_be_spared(spare):
 def test_spared_heads_that_cannot_be_paid_are_a_reason_to_skip():
     model = tiny("bert")
     with pytest.raises(Skip, match=r"spare_heads=3 in every attention cost more than ratio=0.8 leaves"):
-        KPruneSpare(spare_heads=3).prune(model, calibration(batches()), Budget.of(model.shape, "flops", 0.8, 6.0))
+        KPruneSpare(spare_heads=3).prune(model, calibration(batches()), Budget.of(model, "flops", 0.8, 6.0))
 
 
 def test_threshold_drops_ties_together():
     scores = [np.array([3.0, 1.0]), np.array([1.0, 2.0, 1.0])]
-    budget = Budget(Shape(1, 2, 3, 1, 1), Price(2.0), Price(1.0), 0.0)
+    budget = Budget.of_kinds(Shape(1, 2, 3, 1, 1), Price(2.0), Price(1.0), 0.0)
     assert threshold(scores, 0, budget, left=7.0) == -np.inf
     assert threshold(scores, 0, budget, left=6.9) == 1.0  # one of the three ties has to go, so all go
     assert threshold(scores, 0, budget, left=2.0) == 2.0

@@ -141,7 +141,7 @@ def literal_kwon(model, data, budget, regression=False, ffn_teacher="full"):
 def test_the_fast_implementation_is_the_literal_one(ratio, regression, ffn_teacher, micro):
     model = tiny("bert", outputs=1 if regression else 2)
     data = batches(regression)
-    budget = Budget.of(model.shape, "flops", ratio, 6.0)
+    budget = Budget.of(model, "flops", ratio, 6.0)
     gradient, wanted = literal_kwon(copy.deepcopy(model.module), data, budget, regression, ffn_teacher)
     sample = calibration(data, regression, micro=micro)
     with torch.enable_grad():
@@ -158,13 +158,13 @@ def test_the_fast_implementation_is_the_literal_one(ratio, regression, ffn_teach
 def test_the_first_attention_keeps_its_ones():
     model = tiny("bert")
     with torch.enable_grad():
-        masks = Kwon().prune(model, calibration(batches()), Budget.of(model.shape, "flops", 0.4, 6.0))
+        masks = Kwon().prune(model, calibration(batches()), Budget.of(model, "flops", 0.4, 6.0))
     assert np.isin(masks.heads[0], [0, 1]).all()
 
 
 def test_without_tuning_the_masks_are_binary_and_without_rearrangement_the_search():
     model, sample = tiny("bert"), calibration(batches())
-    budget = Budget.of(model.shape, "flops", 0.6, 6.0)
+    budget = Budget.of(model, "flops", 0.6, 6.0)
     with torch.enable_grad():
         plain = Kwon(rearrangement=False, tuning=False).prune(model, sample, budget)
         moved = Kwon(tuning=False).prune(model, sample, budget)

@@ -10,7 +10,7 @@ import torch
 from bench import latency_table, store
 from bench.contract import FAMILIES, tiny
 from bench.latency_table import Table, fit
-from bench.masks import Masks, Shape
+from bench.masks import Masks
 from bench.shrink import shrink
 from tests.test_cli import SMALL
 from tests.test_store import run_of
@@ -79,7 +79,7 @@ def test_a_table_is_its_measurements_not_how_long_they_took():
     assert table.sha256 == replace(table, seconds=1.0).sha256
     assert table.sha256 != replace(table, heads=[[0, 0.0], [1, 1.0], [2, 2.1]]).sha256
     heads, neurons = table.prices()
-    budget = latency_table.budget(run_of(), Shape(2, 2, 4, 8, 4), table)
+    budget = latency_table.budget(run_of(), tiny(), table)
     assert budget.heads == heads
     assert budget.neurons == neurons
 

@@ -81,7 +81,7 @@ def test_the_final_masks_fit_the_budget_and_leave_plain_layers(share, how):
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     masked = MaskedWeights(model, scored=False)
     getattr(masked, how)(share)
-    budget = Budget.of(model.shape, "weights", 1 - share, 1.0)
+    budget = Budget.of(model, "weights", 1 - share, 1.0)
     masks = masked.finish(budget.limit)
     assert masks.count <= budget.limit + 1e-6
     assert masks.share == pytest.approx(share, abs=0.003)
@@ -96,7 +96,7 @@ def test_equal_scores_are_cut_to_the_budget():
     model = contract.tiny()
     masked = MaskedWeights(model, scored=True)
     masked.keep_share(0.3)
-    budget = Budget.of(model.shape, "weights", 0.7, 1.0)
+    budget = Budget.of(model, "weights", 0.7, 1.0)
     masks = masked.finish(budget.limit)
     assert budget.limit - len(masks.kept) <= masks.count <= budget.limit
 
@@ -109,7 +109,7 @@ def test_equal_weights_go_where_they_are_too_many():
     with torch.no_grad():
         last.parametrizations.weight.original.fill_(1.0)
     masked.keep_share(0.3)
-    masks = masked.finish(Budget.of(model.shape, "weights", 0.7, 1.0).limit)
+    masks = masked.finish(Budget.of(model, "weights", 0.7, 1.0).limit)
     assert all(mask.sum() == int(0.3 * mask.size) for mask in masks.kept.values())
 
 
@@ -126,7 +126,7 @@ def test_every_matrix_keeps_a_little_under_a_global_threshold():
 def test_the_budget_in_weights_counts_the_matrices():
     model = contract.tiny()
     total = sum(linear.weight.numel() for own in model.matrices().values() for linear in own.values())
-    assert Budget.of(model.shape, "weights", 0.0, 1.0).total == total
+    assert Budget.of(model, "weights", 0.0, 1.0).total == total
 
 
 def test_packed_masks_are_eight_to_a_byte_first_in_the_highest_bit():
@@ -157,4 +157,4 @@ def test_gates_are_hard_concrete():
     expected = (scores - 2 / 3 * np.log(0.1 / 1.1)).sigmoid().detach()
     assert float((drawn - expected).abs().max()) < 0.1, "the penalty is the chance of an open gate"
     assert gates.close(0.5) > 0.9
-    assert gates.finish(Budget.of(model.shape, "weights", 0.5, 1.0).limit).share == pytest.approx(0.5, abs=0.001)
+    assert gates.finish(Budget.of(model, "weights", 0.5, 1.0).limit).share == pytest.approx(0.5, abs=0.001)

@@ -59,21 +59,21 @@ class Slow(Method):
             block = np.ones(20_000_000)  # 160 MB
             time.sleep(0.2)
             del block
-        model.projection(0).weight.zero_()
+        model.sublayers[0].projection.weight.zero_()
         return Masks.ones(model.shape)
 
 
 def test_pruning_is_timed_on_a_copy_without_labels_or_gradients():
     model = tiny("bert", dtype=torch.float32)
-    before = model.projection(0).weight.clone()
+    before = model.sublayers[0].projection.weight.clone()
     sample = calibration([batch([9, 4, 3], seed) for seed in range(5)])
-    result = pruning.prune(Slow(), model, sample, Budget.of(model.shape, "flops", 0.0, 8.0))
+    result = pruning.prune(Slow(), model, sample, Budget.of(model, "flops", 0.0, 8.0))
     cost = result.cost
     assert cost["seconds"] >= cost["stages"]["sleep"] >= 0.2
     assert cost["passes"] == pytest.approx(cost["seconds"] / cost["pass_seconds"])
     assert cost["peak_bytes"] > 100e6
-    assert torch.equal(model.projection(0).weight, before)
-    assert not result.model.projection(0).weight.any()
+    assert torch.equal(model.sublayers[0].projection.weight, before)
+    assert not result.model.sublayers[0].projection.weight.any()
 
 
 class Greedy(Method):
@@ -86,7 +86,7 @@ class Greedy(Method):
 def test_masks_over_budget_fail_the_run():
     model = tiny("bert", dtype=torch.float32)
     with pytest.raises(ValueError, match="the masks cost"):
-        pruning.prune(Greedy(), model, calibration([batch([5, 5])]), Budget.of(model.shape, "flops", 0.5, 8.0))
+        pruning.prune(Greedy(), model, calibration([batch([5, 5])]), Budget.of(model, "flops", 0.5, 8.0))
 
 
 def test_the_sample_of_the_pass_is_spread_over_the_set():
@@ -163,7 +163,7 @@ class Watched(Method):
     def prune(self, model, sample, budget):
         x = torch.ones(2, 2)
         logits = model.forward(sample.batches[0])
-        layer = model.projection(0)(torch.ones(1, model.shape.hidden))
+        layer = model.sublayers[0].projection(torch.ones(1, model.shape.hidden))
         self.notes += [str(part.dtype).removeprefix("torch.") for part in (layer, x @ x, x.double() @ x.double(), logits)]
         return Masks.ones(model.shape)
 
@@ -171,15 +171,15 @@ class Watched(Method):
 @pytest.mark.parametrize(("precision", "product"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_precision_is_that_of_the_layers_while_pruning_alone(precision, product):
     model = tiny("bert", dtype=torch.float32)
-    budget = Budget.of(model.shape, "flops", 0.0, 8.0)
+    budget = Budget.of(model, "flops", 0.0, 8.0)
     result = pruning.prune(Watched(), model, calibration([batch([5, 5])]), budget, precision)
     assert result.cost["notes"][:4] == [product, "float32", "float64", "float32"]
-    assert model.projection(0)(torch.ones(1, model.shape.hidden)).dtype == torch.float32
+    assert model.sublayers[0].projection(torch.ones(1, model.shape.hidden)).dtype == torch.float32
 
 
 def test_weights_that_ask_for_gradients_get_them_in_bf16():
     model = tiny("bert", dtype=torch.float32)
-    weight, one = model.projection(0).weight.requires_grad_(True), batch([5, 5])
+    weight, one = model.sublayers[0].projection.weight.requires_grad_(True), batch([5, 5])
     with bf16_layers(model):
         assert model.forward(one).isfinite().all()
         (found,) = torch.autograd.grad(model.forward(one).square().sum(), weight)

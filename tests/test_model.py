@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from bench.contract import FAMILIES, batch, tiny
 from bench.half import bf16_layers
 from bench.masks import Masks
-from bench.model import NEVER, SHORT, attention, inputs_of
+from bench.model import NEVER, inputs_of
+from bench.nn.attention import SHORT, attention
 from bench.shrink import exact_mask_error, mask_error, shrink
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
@@ -19,7 +20,7 @@ PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])
 def composed(model, inputs):
     hidden, context = model.embed(inputs)
     for s in range(model.shape.sublayers):
-        _, _, hidden = model.sublayer(s, hidden, context)
+        _, _, hidden = model.sublayers[s](hidden, context)
     return model.output(hidden, context)
 
 
@@ -62,12 +63,12 @@ def test_sublayer_gives_x_before_the_mask_and_the_residual(family):
     model = tiny(family)
     hidden, context = model.embed(PADDED)
     for s in range(model.shape.sublayers):
-        plain, residual, following = model.sublayer(s, hidden, context)
+        plain, residual, following = model.sublayers[s](hidden, context)
         with model.masked({s: torch.zeros(plain.shape[-1], dtype=plain.dtype)}):
-            x, _, masked = model.sublayer(s, hidden, context)
+            x, _, masked = model.sublayers[s](hidden, context)
         assert torch.equal(x, plain)
         assert torch.equal(residual, hidden)
-        assert torch.allclose(masked, model.close(s, residual + model.projection(s).bias))
+        assert torch.allclose(masked, model.sublayers[s].close(residual + model.sublayers[s].projection.bias))
         hidden = following
 
 
@@ -97,7 +98,7 @@ def test_what_rounding_amplifies_is_told_from_a_wrong_model(family):
     model = tiny(family, 0, torch.float32)
     with torch.no_grad():
         for s in range(model.shape.sublayers):
-            model.projection(s).weight *= 1e4
+            model.sublayers[s].projection.weight *= 1e4
     masks = random_masks(model.shape, 1, 0.5)
     small = shrink(model, masks)
     assert mask_error(model, masks, small, [PADDED]) > exact_mask_error(model, masks, small, [PADDED])
@@ -195,10 +196,10 @@ def test_the_pieces_run_in_bf16(family):
 
 def test_bf16_follows_weights_that_change_and_leaves_nothing_behind():
     model = tiny("bert", dtype=torch.float32)
-    projection, x = model.projection(1), torch.ones(3, model.shape.neurons)
+    projection, x = model.sublayers[1].projection, torch.ones(3, model.shape.neurons)
     with torch.no_grad(), bf16_layers(model):
         before = projection(x)
-        copied = model.copy().projection(1)
+        copied = model.copy().sublayers[1].projection
         projection.weight[:, :5] = 0.0
         after, other = projection(x), copied(x)
     assert before.dtype == torch.bfloat16
@@ -215,7 +216,7 @@ def test_gradients_of_masks_in_bf16_are_those_of_float32_within_its_precision():
     model = tiny("bert", dtype=torch.float32)
     found = []
     for enabled in (False, True):
-        factors = {s: torch.ones_like(model.projection(s).weight[0], requires_grad=True) for s in range(model.shape.sublayers)}
+        factors = {s: torch.ones_like(model.sublayers[s].projection.weight[0], requires_grad=True) for s in range(model.shape.sublayers)}
         with bf16_layers(model, enabled), model.masked(factors):
             loss = model.forward(PADDED).square().mean()
         found.append(torch.cat(torch.autograd.grad(loss, list(factors.values()))))

@@ -178,7 +178,7 @@ def literal_kcm(model, data, budget, weights="down", sigma=1.0, alpha=0.01):
 @pytest.mark.parametrize("weights", ["down", "up", "both"])
 def test_kcm_is_the_literal_one(weights):
     model, data = tiny(), batches()
-    budget = Budget.of(model.shape, "flops", 0.3, 6.0)
+    budget = Budget.of(model, "flops", 0.3, 6.0)
     wanted = literal_kcm(model, data, budget, weights)
     method = KCM(weights=weights)
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_wanda_sp_is_the_literal_one():
 def test_flap_is_the_literal_one_and_puts_the_means_into_the_bias():
     model, data = tiny(), batches()
     seen, before = features(model, data), tiny()
-    budget = Budget.of(model.shape, "flops", 0.5, 6.0)
+    budget = Budget.of(model, "flops", 0.5, 6.0)
     with torch.no_grad():
         masks = Flap().prune(model, calibration(data).without_labels(), budget)
     scores = {}
@@ -223,7 +223,7 @@ def test_flap_is_the_literal_one_and_puts_the_means_into_the_bias():
     ours = {(s, unit) for s in range(2 * LAYERS) for unit in np.flatnonzero(masks.of(s))}
     assert kept <= ours, "all that ranks above the cut is kept; what still fits is put back"
     for s, x in enumerate(seen):
-        gone = torch.as_tensor(masks.columns(s, model.shape) == 0)
+        gone = model.sublayers[s].factors(masks.of(s)) == 0
         projection = places(before, s)[0]
         wanted = projection.bias + projection.weight[:, gone] @ x.mean(0)[gone]
         assert torch.allclose(places(model, s)[0].bias, wanted, atol=1e-9)

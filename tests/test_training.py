@@ -102,7 +102,7 @@ def test_two_steps_of_smp_are_the_formulas(prepared, monkeypatch, allocation):
     start = model.copy()
     label_words.install(start, training.base, training.encoder.tokenizer, ["a", "b"])
     weights = {name: linear.weight for own in start.matrices().values() for name, linear in own.items()}
-    method.prune(model, sample, Budget.of(model.shape, "weights", 1 - density, 6.0))
+    method.prune(model, sample, Budget.of(model, "weights", 1 - density, 6.0))
 
     drawn = Drawn(training.examples, 3, 4, 0)
     from bench.training import collate
@@ -141,7 +141,7 @@ def by_hand(scores, model, share, allocation):
 
 def test_only_scores_change_in_smp(prepared):
     model, _, sample = prepared
-    masks = SMP(epochs=2.0).prune(model, sample, Budget.of(model.shape, "weights", 0.5, 6.0))
+    masks = SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
     fresh = still(contract.tiny())
     after, before = model.module.state_dict(), fresh.module.state_dict()
     for name in before:
@@ -155,7 +155,7 @@ def test_only_scores_change_in_smp(prepared):
 def test_weights_are_trained_under_masks_but_embeddings_are_not(prepared, masking):
     model, _, sample = prepared
     method = Unstructured(masking=masking, epochs=3.0, learning_rate=1e-3, regularizer=0.0 if masking == "magnitude" else 1.0)
-    masks = method.prune(model, sample, Budget.of(model.shape, "weights", 0.5, 6.0))
+    masks = method.prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
     before = still(contract.tiny()).module.state_dict()
     after = model.module.state_dict()
     name = next(iter(masks.kept))
@@ -174,7 +174,7 @@ def test_micro_batches_make_the_same_update(tmp_path):
         (tmp_path / str(accumulate)).mkdir()
         training = replace(contract.training(model, tmp_path / str(accumulate)), accumulate=accumulate)
         sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
-        found.append(SMP(epochs=2.0).prune(model, sample, Budget.of(model.shape, "weights", 0.5, 6.0)).kept)
+        found.append(SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0)).kept)
     agree = np.mean([np.mean(found[0][name] == found[1][name]) for name in found[0]])
     assert agree > 0.99
 
@@ -184,7 +184,7 @@ def test_mixed_precision_ends_with_the_training(tmp_path):
     model = still(contract.tiny(dtype=torch.float32))
     training = replace(contract.training(model, tmp_path), bf16=True)
     sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
-    SMP(epochs=2.0).prune(model, sample, Budget.of(model.shape, "weights", 0.5, 6.0))
+    SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
     one = contract.batch([6, 4])
     found = model(one)
     with torch.autocast("cpu", torch.bfloat16):
@@ -492,7 +492,7 @@ def test_rounds_share_the_updates_of_all_epochs(tmp_path, monkeypatch, epochs, r
     steps = []
     monkeypatch.setattr(type(training), "fit", lambda self, module, plan, distil: steps.append(plan.steps))
     recovery = Recovery(Recover(epochs, False, rounds), training)
-    recovery.prune(model, Budget.of(model.shape, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
+    recovery.prune(model, Budget.of(model, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
     assert steps == shares
 
 
@@ -500,7 +500,7 @@ def test_more_rounds_than_updates_are_a_reason_to_skip(tmp_path):
     model = contract.tiny(dtype=torch.float32)
     recovery = Recovery(Recover(1.0, False, 5), contract.training(model, tmp_path))
     with pytest.raises(Skip, match=r"recover.rounds=5: 1 epochs have 4 updates"):
-        recovery.prune(model, Budget.of(model.shape, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
+        recovery.prune(model, Budget.of(model, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
 
 
 def test_rounds_that_want_back_what_is_gone_say_so(bench, tmp_path):

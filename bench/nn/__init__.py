@@ -1,0 +1,1 @@
+"""The kinds of sub-layers that a model is made of."""
