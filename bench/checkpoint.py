@@ -156,9 +156,9 @@ def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequ
     _write_json(half / FACTS_FILE, asdict(facts))
     _write_json(half / CONFIG_FILE, _written_config(module.config, facts, masks))
     _name_tokenizer(half, module.config)
-    KINDS[facts.kind].files(facts.task, half)
-    for path in half.iterdir():
-        path.chmod(0o644)  # whatever the libraries and the copied files' modes are
+    KINDS[facts.kind].files(facts.task, half, facts.arch, masks, module)
+    for path in half.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the libraries and the copied files' modes are
         sync(path)
     sync(half)
 

@@ -1,17 +1,20 @@
 """A sentence encoder as a torch module, and as a folder that sentence-transformers opens."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from bench.dense import EXTRA_FILES, TOKENIZER_FILES
+from bench.masks import Masks
+from bench.model import PrunableModel
+from bench.shrink import grow, shrink
 from bench.tasks.embedding import Embedding, pooled
-
-MODULES = "modules.json"
-SETTINGS = "sentence_bert_config.json"
 
 
 @dataclass
@@ -45,49 +48,79 @@ class SentenceEncoder(nn.Module):
         getattr(self, self.prefix).save_pretrained(folder)
 
 
-class Transformer(nn.Module):
-    """A saved model as a module of sentence-transformers: `SentenceTransformer(DIR)` finds it by the folder's modules.json."""
+def fast(folder: str) -> Any:
+    """A saved model as a SentenceTransformer that runs the small model itself.
 
-    def __init__(self, folder: str, max_length: int) -> None:
+    Plain `SentenceTransformer(DIR)` gives the same vectors, but runs a model whose layers all have the size of the largest one, and all
+    heads: transformers knows no other.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(modules=[Small(folder)])
+
+
+class Small(nn.Module):
+    """A saved model as a module of sentence-transformers."""
+
+    def __init__(self, folder: str) -> None:
         super().__init__()
         from transformers import AutoTokenizer
 
-        from bench.checkpoint import load
+        from bench.checkpoint import load, read
 
-        self.folder, self.max_seq_length = folder, max_length
         self.model = load(folder)
+        self.max_seq_length = read(folder).facts.task.max_length
         self.tokenizer = AutoTokenizer.from_pretrained(folder, config=self.model.config, local_files_only=True)
-
-    @staticmethod
-    def load(folder: str, **_: Any) -> "Transformer":
-        """From the folder of a saved model."""
-        settings = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
-        return Transformer(folder, int(settings["max_seq_length"]))
 
     def tokenize(self, texts: Any, **_: Any) -> Any:
         """A padded batch of token ids and masks."""
         return self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.max_seq_length, return_tensors="pt")
 
-    preprocess = tokenize  # its name in newer versions
+    preprocess = tokenize  # its name since version 5
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         """The same with `sentence_embedding` [B, d]."""
         names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
         return {**features, "sentence_embedding": self.model(**{name: features[name] for name in names}).embedding}
 
-    def get_sentence_embedding_dimension(self) -> int:
-        """d."""
-        return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
-    def save(self, folder: str, **_: Any) -> None:
-        """The folder's files as they are."""
-        import shutil
+def write_modules(folder: Path, max_length: int, model: PrunableModel, masks: Masks, small: nn.Module) -> None:
+    """Make a saved model's folder one that sentence-transformers opens: an even model of the same vectors, mean pooling, normalised.
 
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+    `model`: dense, of the same config; its weights are written over.
+    """
+    even, width = evened(model, masks, small)
+    even.config.update({model.arch.neurons: width})
+    even.save_pretrained(folder / "transformer")
+    for file in folder.iterdir():
+        if file.name in (*TOKENIZER_FILES, *EXTRA_FILES):
+            shutil.copyfile(file, folder / "transformer" / file.name)
+    _write(folder / "transformer" / "sentence_bert_config.json", {"max_seq_length": max_length})
+    (folder / "pooling").mkdir()
+    _write(folder / "pooling" / "config.json", {"word_embedding_dimension": model.shape.hidden, "pooling_mode_mean_tokens": True})
+    (folder / "normalize").mkdir()
+    kinds = ("transformer", "pooling", "normalize")
+    types = ("Transformer", "Pooling", "Normalize")
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(zip(kinds, types, strict=True))
+    ]
+    _write(folder / "modules.json", modules)
 
 
-def write_modules(folder: Path, max_length: int) -> None:
-    """Write what sentence-transformers reads."""
-    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{Transformer.__module__}.{Transformer.__qualname__}"}]
-    (folder / MODULES).write_text(json.dumps(modules, indent=1) + "\n", encoding="utf-8")
-    (folder / SETTINGS).write_text(json.dumps({"max_seq_length": max_length}) + "\n", encoding="utf-8")
+def evened(model: PrunableModel, masks: Masks, small: nn.Module) -> tuple[SentenceEncoder, int]:
+    """A model of all heads and of as many neurons in every layer as the fullest has, equal to the small one, and that number; what
+    was pruned has zeros. `model` is dense and is written over."""
+    kept = grow(model, masks, small).neurons
+    width = max(1, int(kept.sum(1).max()))
+    first = np.argsort(-kept, axis=1, kind="stable")[:, :width]  # the kept ones, then pruned ones
+    wanted = Masks.ones(model.shape)
+    wanted.neurons[:] = 0.0
+    np.put_along_axis(wanted.neurons, first, 1.0, axis=1)
+    module = shrink(model, wanted)
+    assert isinstance(module, SentenceEncoder)
+    return module, width
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

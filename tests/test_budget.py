@@ -15,6 +15,7 @@ from bench.contract import arch_of, batch, calibration, tiny
 from bench.masks import Masks, Shape
 from bench.method import Skip
 from bench.model import PrunableModel
+from bench.tasks import KINDS
 from methods.random import Random
 
 BERT_BASE = Shape(layers=12, heads=12, neurons=3072, hidden=768, head_dim=64)
@@ -25,7 +26,9 @@ def of(shape):
     """A BERT of these sizes, without weights."""
     sizes = {"num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "intermediate_size": shape.neurons}
     with torch.device("meta"):
-        model = PrunableModel(BertForSequenceClassification(BertConfig(hidden_size=shape.hidden, **sizes)), arch_of("bert"))
+        model = PrunableModel(
+            BertForSequenceClassification(BertConfig(hidden_size=shape.hidden, **sizes)), arch_of("bert"), KINDS["classification"]
+        )
     assert model.shape == shape
     return model
 

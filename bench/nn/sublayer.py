@@ -165,8 +165,8 @@ class SubLayer(ABC):
 
     def _slice(self, kept: Units, gone: Units) -> None:
         for producer in self.producers:
-            tp.prune_linear_out_channels(producer.linear, producer.rows(gone).tolist())
-        tp.prune_linear_in_channels(self.projection, self.columns(gone).tolist())
+            tp.prune_linear_out_channels(producer.linear, _blocks(gone, producer.width).tolist())
+        tp.prune_linear_in_channels(self.projection, _blocks(gone, self.width).tolist())
 
     def _replace_by_bias(self) -> None:
         """The exact stub of an empty sub-layer: its output is the projection's bias, its producers are not computed."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.config import Arch, Task
     from bench.data import Split
     from bench.encoding import Encoded, Encoder, Examples, Positions
+    from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.packing import Batch, Context
 
@@ -148,11 +149,13 @@ class Embedding(Kind):
         by_chance = {"mrr@10": 100.0 * float((1 / np.arange(1, min(FIRST, count) + 1)).sum()) / count, "recall@1": 100.0 / count}
         return {f"{name}_trivial": np.full(count, by_chance[name]) for name in task.metrics}
 
-    def files(self, task: "Task", folder: "Path") -> None:
+    def files(self, task: "Task", folder: "Path", arch: "Arch", masks: "Masks", small: "nn.Module") -> None:
         """What makes the folder one of sentence-transformers."""
+        from bench.model import PrunableModel
         from bench.sentence import write_modules
 
-        write_modules(folder, task.max_length)
+        dense = self.from_config(small.config, attn_implementation=small.config._attn_implementation)  # type: ignore[union-attr]
+        write_modules(folder, task.max_length, PrunableModel(dense, arch, self), masks, small)
 
 
 @dataclass(frozen=True)

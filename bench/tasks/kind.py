@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.config import Arch, Task
     from bench.data import Split
     from bench.encoding import Encoder, Examples
+    from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.packing import Batch, Context
 
@@ -123,7 +124,7 @@ class Kind:
         """A sample with the labels that `loss` wants, for a method that declares them; part of what pruning costs."""
         return calibration
 
-    def files(self, task: "Task", folder: "Path") -> None:
+    def files(self, task: "Task", folder: "Path", arch: "Arch", masks: "Masks", small: "nn.Module") -> None:
         """Write what other libraries need to open a saved model of this kind."""
 
     def cut(self, logits: "Tensor", length: int) -> "Tensor":
