@@ -164,9 +164,10 @@ class SubLayer(ABC):
             self._slice(kept, gone)
 
     def _slice(self, kept: Units, gone: Units) -> None:
+        # indices stay on the CPU: a model without weights (bench.checkpoint.structure) has nowhere to read them from
         for producer in self.producers:
-            tp.prune_linear_out_channels(producer.linear, producer.rows(gone).tolist())
-        tp.prune_linear_in_channels(self.projection, self.columns(gone).tolist())
+            tp.prune_linear_out_channels(producer.linear, _blocks(gone, producer.width).tolist())
+        tp.prune_linear_in_channels(self.projection, _blocks(gone, self.width).tolist())
 
     def _replace_by_bias(self) -> None:
         """The exact stub of an empty sub-layer: its output is the projection's bias, its producers are not computed."""
