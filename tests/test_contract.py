@@ -5,7 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -315,3 +315,14 @@ def test_a_random_method_needs_the_calibrations_generator():
         masks.append(make().prune(model, own, Budget.of(model.shape, "flops", 0.5, 6.0)).neurons)
     assert np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("given", [None, (1, 2), [1, 2]])
+def test_a_scorer_that_returns_no_scores_is_told_what_to_return(given):
+    @dataclass
+    class Own(Scorer):
+        def score(self, model, calibration):
+            return given
+
+    with pytest.raises(AssertionError, match=r"score returns \w+: it has to return bench.budget.Scores\(heads, neurons\), here of shapes"):
+        contract.check_method(Own)
