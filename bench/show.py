@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import store
 from bench.record import Record, has_random_weights, method_label, passes
+from bench.stages import any_encoding
 from bench.store import Stored
 
 
@@ -155,6 +156,7 @@ def last_line(reason: str | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the records under the folders that are named; 1 where a folder or every record is missing."""
+    any_encoding()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
