@@ -11,6 +11,7 @@ from analysis.frame import known_machine
 from bench import store
 from bench.errors import UserError, nearest
 from bench.show import print_table
+from bench.stages import any_encoding
 
 CHANGES: dict[str, Callable[[str], Any]] = {  # what all cells of a grid may be asked for with
     **dict.fromkeys(("model", "precision", "task", "unit"), str),
@@ -37,6 +38,7 @@ python -m analysis timing FILE OUT.svg
 
 def main() -> int:
     """0: printed or written; 1: a sentence on stderr."""
+    any_encoding()
     try:
         match sys.argv[1:]:
             case words if {"-h", "--help"} & set(words):

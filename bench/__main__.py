@@ -6,6 +6,7 @@ import signal
 import sys
 import textwrap
 import warnings
+from contextlib import suppress
 from typing import Any, NoReturn
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, we say them in a sentence
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import catalogue
 from bench.errors import UserError, first_line, nearest
 from bench.files import CONF
+from bench.stages import any_encoding
 
 GROUPS = ("method", "task", "model", "latency")
 _outcomes: list[Any] = []  # of a single run: its outcome, or the error that refused it
@@ -58,16 +60,17 @@ def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
 
     many = job.mode == RunMode.MULTIRUN
     choices = {group: job.runtime.choices.get(group) for group in GROUPS}
-    run = resolve(cfg, choices, _method_yaml(job, choices["method"]), overrides)
+    run = resolve(cfg, choices, _method_yaml(job, choices["method"], overrides), overrides)
     if many:
         sweep.announce(job.job.num, overrides)
     return run_cell(run, many)
 
 
-def _method_yaml(job: Any, name: str | None) -> dict[str, Any]:
-    """The method's fields as its YAML has them, without what the command line sets."""
+def _method_yaml(job: Any, name: str | None, overrides: list[str]) -> dict[str, Any]:
+    """The method's fields as its YAML has them, without what the command line sets of them: some are the task's."""
     words: list[str] = OmegaConf.to_container(job.overrides.hydra, resolve=False)  # type: ignore[assignment]
-    node = _compose([*_searched(words), f"method={name}"]).get("method") if name else None
+    others = [word for word in overrides if not re.match(r"[+~]*method\b", word)]
+    node = _compose([*_searched(words), *others, f"method={name}"]).get("method") if name else None
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}  # type: ignore[return-value]
 
 
@@ -151,12 +154,22 @@ def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; python -m bench --help shows what there is")
 
 
+def _hang_up(number: int, _: Any) -> NoReturn:
+    """The terminal is closed: ends like Ctrl-C. Kernel and shell may both tell it, so once is enough."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Run the command line. 0: all cells ok or skipped; 1: an error, told in a sentence; 130: interrupted."""
+    any_encoding()
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing half written
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _hang_up)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
-    warnings.filterwarnings("error", message="provider=hydra.searchpath")
+    for told in ("provider=hydra.searchpath", "Callback Sweep"):  # Hydra only warns, and goes on without
+        warnings.filterwarnings("error", message=told)
     verbose = any(word.startswith("hydra.verbose=") for word in sys.argv)
     try:
         parser = get_args_parser()
@@ -170,8 +183,9 @@ def main() -> int:
             raise _outcomes.pop()
         code = 0
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         code = 130
+        with suppress(OSError):  # the terminal is gone
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
     except Exception as error:
         if verbose:
             raise
@@ -179,7 +193,12 @@ def main() -> int:
         code = 1
     from bench import sweep
 
-    complete = sweep.finish(interrupted=bool(code))
+    try:
+        complete = sweep.finish(interrupted=bool(code))
+        sys.stdout.flush()
+    except OSError:  # nobody reads any more
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the flush at exit
+        return code or 1
     failed = any(outcome.status == "failed" for outcome in _outcomes)
     return code or int(failed or not complete)
 

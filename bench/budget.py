@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,12 +148,27 @@ class Budget:
 class Scores:
     """How good each unit is, higher is better: heads [L, H], neurons [L, I].
 
-    `ranked`: the values of heads and neurons are compared as they are, not per cost.
+    `ranked`: the values of heads and neurons are compared as they are, not per cost. Lists, tensors and arrays of any kind of
+    number are taken, and kept as float64.
+
+    Raises:
+        TypeError: something else is given, or rows of different lengths.
     """
 
     heads: Floats
     neurons: Floats
     ranked: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "neurons"):
+            given = getattr(self, name)
+            try:
+                object.__setattr__(self, name, _floats(given))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"scores: {name} is no table of numbers but {type(given).__name__}: Scores(heads, neurons) takes a row of numbers "
+                    "for each layer, as lists, a tensor or an array"
+                ) from error
 
     def of(self, sublayer: int) -> Floats:
         """The scores of one sub-layer, a view."""
@@ -162,6 +177,21 @@ class Scores:
     def check(self, shape: Shape) -> None:
         """Raise ValueError unless there is a finite number for every unit."""
         Masks(self.heads, self.neurons).check(shape, "scores")
+
+
+def _floats(given: Any) -> Floats:
+    """Lists, tensors on any device and arrays as float64.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: there are not numbers alone in it, or rows of different lengths.
+    """
+    if given is None or isinstance(given, str | bytes):
+        raise TypeError("no numbers")
+    if hasattr(given, "detach"):  # a tensor
+        return given.detach().cpu().double().numpy()  # type: ignore[no-any-return]
+    if isinstance(given, Sequence):
+        return np.array([_floats(entry) for entry in given])
+    return np.asarray(given).astype(np.float64, casting="same_kind")
 
 
 def descending(scores: Floats) -> NDArray[np.intp]:

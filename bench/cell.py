@@ -5,6 +5,7 @@ import shutil
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     Raises:
         UserError: whatever the user got wrong in it.
     """
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = config.tidied(OmegaConf.to_container(cfg, resolve=True))
     fields, task_fields, model_fields = (_group(plain, group) for group in ("method", "task", "model"))
     names = {group: str(choices[group]).rsplit("/", 1)[-1] for group in ("method", "task", "model")}
     keys = config.typed(Keys, plain, "")
@@ -47,9 +48,11 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     checks.check_keys(keys, device)
     checks.check_task(names["task"], task)
     checks.check_model(names["model"], model)
-    checks.check_method_fields(names["method"], fields, reference)
+    fields = checks.checked_fields(names["method"], fields, config.tidied(reference))
     keys.unit = checks.unit_of(names["method"], keys, fields.pop("_unit_", None))
+    keys.round_to = None if keys.round_to == 1 else keys.round_to  # every number is a multiple of 1
     told = [word.removeprefix("++") for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
+    told = [word for word in map(partial(_as_told, fields=fields, reference=reference), told) if word]
     target = fields.pop("_target_")
     return Run(
         method=names["method"],
@@ -66,6 +69,16 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
         threads=keys.threads or max(1, machine.usable_cores() // processes.world()),
         command=shlex.join(["python", "-m", "bench", *told]),
     )
+
+
+def _as_told(word: str, fields: dict[str, Any], reference: dict[str, Any]) -> str | None:
+    """An override as a record tells it: numbers of the method in one spelling, what the YAML says anyway left out."""
+    key = word.partition("=")[0].lstrip("+").removeprefix("method.")
+    if not word.lstrip("+").startswith("method.") or key not in fields:
+        return word
+    if fields[key] == reference.get(key):
+        return None
+    return f"method.{key}={fields[key]:.12g}" if isinstance(fields[key], float) else word
 
 
 def _group(plain: dict[str, Any], group: str) -> dict[str, Any]:

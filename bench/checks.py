@@ -1,8 +1,9 @@
 """What can be wrong with the values of a run, told before anything heavy is imported. Every check raises UserError."""
 
 import ast
-import math
 import os
+import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,15 +141,16 @@ def check_processes(run: Run) -> None:
         raise UserError(f"{run.method} does not train: run it in one process, without torchrun")
 
 
-def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> None:
-    """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it.
+def checked_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a method against its YAML: the same names, and kinds of value that fit, without importing it. Returns them, numbers
+    spelled as in the YAML: 64 and 64.0 are one value.
 
     Where the method's source annotates a field with plain kinds (`float | str`) these count, else its YAML's default.
     """
     target = reference.get("_target_")
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         raise UserError(f"method {name}: its YAML needs _target_, the dotted path of a class such as mine.MyMethod")
-    annotated = _annotations(target)
+    annotated, fields = _annotations(target), dict[str, Any]()
     for key, value in given.items():
         if key not in reference:
             raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_', '_unit_'})}")
@@ -156,6 +158,27 @@ def check_method_fields(name: str, given: dict[str, Any], reference: dict[str, A
         if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
             expected = " or ".join(VALUES[kind] for kind in sorted(kinds))
             raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
+        fields[key] = reference[key] if _same(value, reference[key]) else _spelled(value, kinds, reference[key])
+    return fields
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and neither a truth where the other is a number."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _spelled(value: Any, kinds: set[str], reference: Any) -> Any:
+    """A number as the YAML spells its field: a whole one as 64.0 where the YAML has a float, or has none in a field of floats."""
+    if isinstance(value, list):
+        return [_spelled(entry, kinds, None) for entry in value]
+    if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(value, float) and not value.is_integer()):
+        return value
+    words = set(re.findall(r"\w+", " ".join(kinds)))
+    if isinstance(reference, int | float) and not isinstance(reference, bool):
+        return type(reference)(value)
+    return float(value) if "float" in words and "int" not in words else int(value)
 
 
 def _kind(value: Any) -> str:
@@ -163,7 +186,7 @@ def _kind(value: Any) -> str:
 
 
 def _fits(value: Any, kinds: set[str]) -> bool:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
         return False
     return _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds)
 

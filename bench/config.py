@@ -345,6 +345,15 @@ def _content(value: Any) -> Any:
     return digest(arrays) if arrays and arrays.is_file() else value
 
 
+def tidied(value: Any) -> Any:
+    """Plain configuration without what carries no meaning: digits of rounding noise (0.1 + 0.2), the sign of a zero."""
+    if isinstance(value, dict):
+        return {key: tidied(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [tidied(entry) for entry in value]
+    return float(f"{value:.12g}") + 0.0 if isinstance(value, float) else value
+
+
 def typed(cls: type[T], given: Any, where: str) -> T:
     """Build a dataclass from plain configuration; every key and every kind of value is checked.
 

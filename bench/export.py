@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, first_line
 from bench.files import place, sync
+from bench.stages import any_encoding
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -256,6 +257,7 @@ def _quiet() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export the saved model that is named; 1 where something is wrong, told in a sentence."""
+    any_encoding()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if "-h" in words or "--help" in words:
         print(HELP)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError, nearest
 from bench.files import CONF
+from bench.stages import any_encoding
 
 STORED = 6.0  # seconds within which only a stored record answers
 
@@ -79,6 +80,7 @@ def run(name: str, extra: list[str]) -> int:
 
 def main() -> int:
     """`python -m bench.grid NAME [key=value ...]`; further overrides go to every cell."""
+    any_encoding()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
         print(f"python -m bench.grid NAME [key=value ...]   run a grid of cells, resumable; NAME: {', '.join(names())}")

@@ -16,7 +16,7 @@ from bench.files import CONF
 from bench.record import has_random_weights
 from bench.schema import is_whole
 from bench.show import number
-from bench.stages import say
+from bench.stages import any_encoding, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,6 +164,7 @@ def _timing(point: dict[str, Any] | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the saved model that is named; 1 where something is wrong, told in a sentence."""
+    any_encoding()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if "-h" in words or "--help" in words:
         print(HELP)

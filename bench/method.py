@@ -73,6 +73,8 @@ class Scorer(Method):
         """Score, then allocate.
 
         Raises:
+            TypeError: `score` returns something else than Scores.
+            ValueError: its numbers are not finite, or not one for each unit.
             Skip: allocation uniform, and not one unit in every layer can be paid, as where a latency is mostly base prices.
         """
         if self.allocation == "uniform" and budget.uneven and not uniform_share(budget):
@@ -81,7 +83,13 @@ class Scorer(Method):
                 "here; method.allocation=global drops whole layers"
             )
         with stage("score"):
-            scores = self.score(model, calibration)
+            scores: Any = self.score(model, calibration)
+            if not isinstance(scores, Scores):
+                layers, heads, neurons = model.shape.layers, model.shape.heads, model.shape.neurons
+                raise TypeError(
+                    f"score returns {type(scores).__name__}: it has to return bench.budget.Scores(heads, neurons), here of shapes "
+                    f"({layers}, {heads}) and ({layers}, {neurons}), higher is better"
+                )
             scores.check(model.shape)
         with stage("search"):
             return ALLOCATIONS[self.allocation](scores, budget)

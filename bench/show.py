@@ -16,6 +16,7 @@ from bench import store
 from bench.errors import UserError, nearest
 from bench.record import Record, has_random_weights, is_quiet, passes
 from bench.rows import Getter, Mean, Row, chosen, label, rows
+from bench.stages import any_encoding
 from bench.store import Stored
 
 DOUBT = " ?"  # behind what was measured while something else ran
@@ -310,6 +311,7 @@ def load(folders: list[Path]) -> list[Stored]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the records under the folders that are named; 1 where something is wrong, told in a sentence."""
+    any_encoding()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments

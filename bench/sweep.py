@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bench import show, store
 from bench.cell import Outcome
@@ -47,7 +47,8 @@ class Sweep(Callback):
         """Remember where the cells leave word."""
         global _running
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        words = parser.parse_overrides(list(config.hydra.overrides.task))
+        typed: list[str] = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+        words = parser.parse_overrides(typed)
         self.cells = math.prod(sum(1 for _ in word.sweep_iterator()) for word in words if word.is_discrete_sweep())
         self.folder = Path(config.hydra.sweep.dir)
         self.was_there = self.folder.exists()
@@ -79,8 +80,18 @@ def finish(interrupted: bool) -> bool:
     if _running is None:
         return True
     entries = list(_running.notes().values())
-    if not entries and not interrupted:
-        print("the multirun has no cell that could run", file=sys.stderr)
+    try:
+        if not entries and not interrupted:
+            print("the multirun has no cell that could run", file=sys.stderr)
+        _print_table(entries)
+    finally:  # also where nobody reads any more
+        _running.tidy()
+        _running = None
+    return bool(entries) and all(entry["status"] in ("ok", "skipped") for entry in entries)
+
+
+def _print_table(entries: list[dict[str, Any]]) -> None:
+    """The records of the cells, then those that were refused or failed."""
     stored = [store.read(Path(entry["folder"])) for entry in entries if entry["folder"]]
     if stored:
         show.show(stored)
@@ -88,6 +99,3 @@ def finish(interrupted: bool) -> bool:
     for entry in entries:
         if entry["status"] in ("refused", "failed"):
             print(f"{entry['status']}: {entry['name']}: {show.last_line(entry['reason'])}")
-    _running.tidy()
-    _running = None
-    return bool(entries) and all(entry["status"] in ("ok", "skipped") for entry in entries)

@@ -233,3 +233,27 @@ def test_the_cheapest_masks_are_one_unit():
     masks = Masks(np.zeros((2, 4)), np.zeros((2, 6)))
     masks.neurons[1, 3] = 1.0
     assert budget.least == budget.cost(masks) == 0.7
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        list,
+        tuple,
+        torch.tensor,
+        lambda rows: torch.tensor(rows, dtype=torch.bfloat16, requires_grad=True),
+        lambda rows: [torch.tensor(row) for row in rows],
+        lambda rows: np.array(rows, dtype=np.float16),
+    ],
+)
+def test_scores_are_taken_as_lists_tensors_and_arrays(take):
+    scores = Scores(take([[1.0, 2.0]]), take([[3.0, 4.0, 5.0]]))
+    scores.check(Shape(1, 2, 3, 4, 2))
+    assert scores.heads.dtype == scores.neurons.dtype == np.float64
+    assert scores.neurons.tolist() == [[3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize("wrong", [None, "a", [[1.0], [1.0, 2.0]], [["a"]], {0: [1.0]}, [None], [[1j]]], ids=str)
+def test_scores_that_are_no_table_of_numbers_are_told(wrong):
+    with pytest.raises(TypeError, match=r"scores: heads is no table of numbers but \w+: Scores\(heads, neurons\) takes"):
+        Scores(wrong, [[1.0]])

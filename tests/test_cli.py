@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from bench import machine, store
+from bench import checks, machine, store
 from bench.files import CONF
 from tests.conftest import HANGS, ROOT
 
@@ -350,7 +350,8 @@ def test_a_sweep_goes_on_after_refused_and_failing_cells(bench, tmp_path):
     assert "the stored run failed" in alone.stderr
 
 
-def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])  # Ctrl-C, kill, a closed terminal
+def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path, number):
     plug = tmp_path / "plug"
     (plug / "conf" / "method").mkdir(parents=True)
     (plug / "slow.py").write_text(
@@ -362,11 +363,11 @@ def test_an_interrupted_sweep_shows_what_is_whole(shared, tmp_path):
     env |= {"BENCH_RESULTS": str(tmp_path / "results"), "PYTHONPATH": f"{ROOT}:{plug}", "TMPDIR": str(tmp_path)}
     words = [f"hydra.searchpath=[file://{plug}/conf]", "-m", "method=random,slow,magnitude", *SMALL]
     command = [sys.executable, "-m", "bench", *words]
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in a script's background
+    heeds = partial(signal.signal, number, signal.SIG_DFL)  # also where the tests run in a script's background
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path, preexec_fn=heeds)
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "random" in out
@@ -564,3 +565,71 @@ def test_the_first_line_of_an_error_is_told():
     assert last_line(text) == "ValueError: boom"
     assert last_line("a reason") == "a reason"
     assert last_line(None) == ""
+
+
+def test_a_number_has_one_spelling_and_a_default_says_nothing(bench, tmp_path):
+    """Two spellings of one meaning: the second command is answered by the first one's record."""
+    words = ["method=kprune", *SMALL]
+    first = bench(*words, "ratio=0.3", "method.mu=32.0", "method.temperature=2")
+    assert first.returncode == 0, first.stderr
+    again = bench(*words, "-m", "ratio=0.30000000000000004", "method.mu=32", "round_to=1", "method.lambda_pred=1")
+    assert "stored already" in again.stderr
+    (entry,) = results(tmp_path).records
+    assert entry.record["ratio"] == 0.3
+    assert [word for word in entry.record["command"].split() if word.startswith("method.")] == ["method.mu=32"]
+    assert bench("method=random", *SMALL, "ratio=0").returncode == 0
+    assert "stored already" in bench("method=random", *SMALL, "ratio=-0.0").stderr
+
+
+def test_numbers_of_a_method_are_spelled_as_in_its_yaml():
+    """Whatever its kind: a float, one beside a word, a whole number that a task's YAML gave for a float."""
+    reference = {"_target_": "methods.kprune.KPrune", "lambda_pred": 1.0, "mu": 64.0, "remeasure": 1, "temperature": 3}
+    for mu in (32, 32.0):
+        given = {**reference, "lambda_pred": 1, "mu": mu, "temperature": 5.0}
+        fields = checks.checked_fields("kprune", given, reference)
+        assert json.dumps(fields) == json.dumps({**reference, "mu": 32.0, "temperature": 5})
+    assert checks.checked_fields("kprune", {**reference, "temperature": 2.5}, reference)["temperature"] == 2.5
+
+
+@pytest.mark.parametrize("name", ["datasets.py", "evaluate.py", "hydra.py", "random.py", "requests.py", "numpy/__init__.py"])
+@pytest.mark.parametrize("module", ["bench", "bench.show", "analysis"])
+def test_a_file_that_hides_what_is_imported_is_named(bench, tmp_path, name, module):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise RuntimeError('a script of the user ran')")
+    done = bench("--help", module=module)
+    assert done.returncode == 1
+    assert f"{name.removesuffix('__init__.py')} in this folder is in the way" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_files_that_hide_nothing_needed_are_left_alone(bench, tmp_path):
+    for name in ("test.py", "mine.py", "selenium.py", "pytest.py"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "datasets").mkdir()
+    done = bench("--help")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("ratio", "code"), [("0.5", 0), ("2", 1)])
+def test_a_sweep_whose_overrides_hold_an_interpolation_is_told(bench, tmp_path, ratio, code):
+    out = tmp_path / "r, [1] =x"
+    words = ["-m", "results=${oc.env:BENCH_RESULTS}", "method=random", f"ratio={ratio}", *SMALL]
+    done = bench(*words, env={"BENCH_RESULTS": str(out)})
+    assert done.returncode == code
+    assert "UserWarning" not in done.stderr
+    assert ("refused: " in done.stdout) == bool(code)
+    assert len(store.load(out).records) == 1 - code
+
+
+def test_what_an_encoding_cannot_show_is_escaped(bench, tmp_path):
+    out = tmp_path / "gel\u00f6scht"
+    ascii_only = {"BENCH_RESULTS": str(out), "PYTHONIOENCODING": "ascii"}
+    done = bench("method=random", *SMALL, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "gel\\xf6scht" in done.stdout
+    (file,) = out.rglob("record.json")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(record | {"status": "failed", "reason": "ValueError: caf\u00e9"}), encoding="utf-8")
+    shown = bench(str(out), module="bench.show", env=ascii_only)
+    assert shown.returncode == 0, shown.stderr
+    assert "caf\\xe9" in shown.stdout

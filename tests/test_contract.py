@@ -8,7 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -448,3 +448,14 @@ def test_a_random_method_needs_the_calibrations_generator():
         masks.append(make().prune(model, own, Budget.of(model, "flops", 0.5, 6.0)).neurons)
     assert np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("given", [None, (1, 2), [1, 2]])
+def test_a_scorer_that_returns_no_scores_is_told_what_to_return(given):
+    @dataclass
+    class Own(Scorer):
+        def score(self, model, calibration):
+            return given
+
+    with pytest.raises(AssertionError, match=r"has to return (bench.budget.)?Scores"):
+        contract.check_method(Own)

@@ -297,3 +297,33 @@ def test_committed_records_are_whole():
         assert {"heads", "neurons"} <= arrays
         if not record.has_random_weights(entry.record):
             assert {"gold", "logits_dense", "logits_pruned"} <= arrays or {"answers_dense", "answers_pruned"} <= arrays
+
+
+IMPORTS = [
+    "import aid",
+    "from . import aid",
+    "from .aid import x",
+    "import pkg.aid as m",
+    "from pkg import aid",
+    "def f():\n    import aid",
+    "import importlib\nimportlib.import_module('aid')",
+]
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_a_methods_source_covers_the_users_own_modules(line, tmp_path, monkeypatch):
+    """However they are imported, and through others; not those that are installed."""
+    packed = "pkg" in line or "from ." in line
+    folder = tmp_path / "pkg" if packed else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "drops.py").write_text(f"{line}\nimport torch.nn\nclass Method:\n    pass\n")
+    (folder / "aid.py").write_text("from nested_aid import y\nx = 1\n")
+    (tmp_path / "nested_aid.py").write_text("y = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = "pkg.drops.Method" if packed else "drops.Method"
+    seen = {record.method_source(target)}
+    for file in (folder / "aid.py", tmp_path / "nested_aid.py", folder / "drops.py"):
+        file.write_text(file.read_text() + "z = 2\n")
+        seen.add(record.method_source(target))
+    assert len(seen) == 4
