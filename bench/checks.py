@@ -155,7 +155,7 @@ def checked_fields(name: str, given: dict[str, Any], reference: dict[str, Any]) 
         if key not in reference:
             raise UserError(f"method {name} has no field {key!r}{nearest(key, set(reference) - {'_target_', '_unit_'})}")
         kinds = annotated.get(key) or {_kind(reference[key])}
-        if kinds <= set(KINDS) and kinds != {"None"} and not _fits(value, kinds):
+        if kinds <= set(VALUES) and kinds != {"None"} and not _fits(value, kinds):
             expected = " or ".join(VALUES[kind] for kind in sorted(kinds))
             raise UserError(f"method.{key}={value!r}: expected {expected}, for example {reference[key]!r}")
         fields[key] = reference[key] if _same(value, reference[key]) else _spelled(value, kinds, reference[key])

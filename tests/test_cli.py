@@ -209,7 +209,7 @@ def test_a_sweep_removes_only_what_it_made(bench, tmp_path):
         (mine / name).write_text(text)
     done = bench("-m", "method=random", "seed=0,1", *SMALL, f"hydra.sweep.dir={mine}")
     assert done.returncode == 0, done.stderr
-    assert len(re.findall("^ random", done.stdout, re.MULTILINE)) == 2
+    assert len(results(tmp_path).records) == 2
     assert (mine / "thesis.tex").read_text() == "mine"
     assert (mine / "cell-000009.json").read_text() == "{"
     new = tmp_path / "new"
