@@ -351,7 +351,7 @@ def test_a_dense_model_that_was_pruned_before_or_knows_nothing_is_noted(tmp_path
     assert notes(None, gold) == notes(good, np.array([0, 1, 1, 0])) == []
     (told,) = notes(good, gold)
     assert told.startswith("the dense accuracy, 75.00, is no better than the 75.00 of a trivial answer")
-    model.projection(1).weight.zero_()
+    model.sublayers[1].projection.weight.zero_()
     (told,) = notes(None, gold)
     assert told.startswith("the dense model was pruned before: ")
     facts = {"method": "weight-magnitude", "unit": "weights", "ratio": 0.5, "seed": 0, "id": "abc"}

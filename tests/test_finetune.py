@@ -124,8 +124,9 @@ def test_docstrings_are_split_by_file(tmp_path):
         (tmp_path / f"m{i}.py").write_text(f'"""This is the module number {i} of the library here."""\n')
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "x.py").write_text('"""This is a test and must not be read here."""\n')
-    taken = docstrings._collect(tmp_path)
-    assert taken == docstrings._collect(tmp_path)
+    caps = {"train": 1300, "validation": 320}
+    taken = docstrings._collect(tmp_path, docstrings._paragraphs, caps)
+    assert taken == docstrings._collect(tmp_path, docstrings._paragraphs, caps)
     assert len(taken["train"]) + len(taken["validation"]) == 60
     assert 4 <= len(taken["validation"]) <= 25
     assert not set(taken["train"]) & set(taken["validation"])
