@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from analysis import grid
 from analysis.frame import known_machine
 from bench import store
+from bench.command import any_encoding
 from bench.errors import UserError, nearest
 from bench.show import print_table
-from bench.stages import any_encoding
 
 CHANGES: dict[str, Callable[[str], Any]] = {  # what all cells of a grid may be asked for with
     **dict.fromkeys(("model", "precision", "task", "unit"), str),

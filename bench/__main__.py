@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import catalogue
+from bench.command import any_encoding
 from bench.errors import UserError, first_line, nearest
 from bench.files import CONF
-from bench.stages import any_encoding
 
 GROUPS = ("method", "task", "model", "latency")
 _outcomes: list[Any] = []  # of a single run: its outcome, or the error that refused it

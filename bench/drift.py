@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import command, machine
 from bench.files import keep_file
 
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}  # minilm's
@@ -56,11 +56,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.drift", description="how far repeated timings scatter, sequential and paired")
     parser.add_argument("out", type=Path, nargs="?", default=Path("docs/timing.json"))
     parser.add_argument("--repeats", type=int, default=60)
-    given = parser.parse_args()
-    content = json.dumps(measure(given.repeats), indent=1) + "\n"
-    keep_file(given.out, lambda file: file.write(content.encode()))
-    print(f"wrote {given.out}; python -m analysis timing {given.out} draws it")
-    return 0
+
+    def body(words: list[str]) -> None:
+        given = parser.parse_args(words)
+        content = json.dumps(measure(given.repeats), indent=1) + "\n"
+        keep_file(given.out, lambda file: file.write(content.encode()))
+        print(f"wrote {given.out}; python -m analysis timing {given.out} draws it")
+
+    return command.run(body, parser.format_help())
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import command
 from bench.errors import UserError, first_line
 from bench.files import place, sync
-from bench.stages import any_encoding
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -257,28 +257,21 @@ def _quiet() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export the saved model that is named; 1 where something is wrong, told in a sentence."""
-    any_encoding()
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if "-h" in words or "--help" in words:
-        print(HELP)
-        return 0
+    return command.run(_command, HELP, arguments)
+
+
+def _command(words: list[str]) -> None:
+    if len(words) != 2:
+        raise UserError("name a saved model's folder and a file: python -m bench.export DIR OUT.onnx|OUT.pt2")
     try:
-        if len(words) != 2:
-            raise UserError("name a saved model's folder and a file: python -m bench.export DIR OUT.onnx|OUT.pt2")
         difference, files = export(*words)
-    except (UserError, ValueError) as error:
-        print(first_line(error), file=sys.stderr)
-        return 1
+    except ValueError as error:
+        raise UserError(first_line(error)) from error
     except OSError as error:
-        print(f"{words[1]} cannot be written: {error.strerror or first_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        raise UserError(f"{words[1]} cannot be written: {error.strerror or first_line(error)}") from error
     print(f"exported: {files[0]}, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB; logits differ by at most {difference:.2g}")
     if files[1:]:
         print(f"its weights are in {', '.join(path.name for path in files[1:])}: keep the files together")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bench import command
 from bench.errors import UserError, nearest
 from bench.files import CONF
-from bench.stages import any_encoding
 
 STORED = 6.0  # seconds within which only a stored record answers
 
@@ -80,19 +80,14 @@ def run(name: str, extra: list[str]) -> int:
 
 def main() -> int:
     """`python -m bench.grid NAME [key=value ...]`; further overrides go to every cell."""
-    any_encoding()
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        print(f"python -m bench.grid NAME [key=value ...]   run a grid of cells, resumable; NAME: {', '.join(names())}")
-        return 0 if words else 1
-    try:
+    usage = f"python -m bench.grid NAME [key=value ...]   run a grid of cells, resumable; NAME: {', '.join(names())}"
+
+    def body(words: list[str]) -> int:
+        if not words:
+            raise UserError(usage)
         return run(words[0], words[1:])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+
+    return command.run(body, usage)
 
 
 if __name__ == "__main__":

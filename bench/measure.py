@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from bench import data, machine
+from bench import command, data, machine
 from bench.config import LatencyPlan, Task, typed
 from bench.errors import UserError, nearest
 from bench.files import CONF
 from bench.record import has_random_weights
 from bench.schema import is_whole
 from bench.show import number
-from bench.stages import any_encoding, say
+from bench.stages import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,23 +164,9 @@ def _timing(point: dict[str, Any] | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the saved model that is named; 1 where something is wrong, told in a sentence."""
-    any_encoding()
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if "-h" in words or "--help" in words:
-        print(HELP)
-        return 0
     from bench.show import print_table
 
-    try:
-        rows = measure(parse(words))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    print_table(rows, HEADER, DISPENSABLE, words=1)
-    return 0
+    return command.run(lambda words: print_table(measure(parse(words)), HEADER, DISPENSABLE, words=1), HELP, arguments)
 
 
 if __name__ == "__main__":

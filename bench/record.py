@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bench
-from bench import plugin
 from bench.budget import Budget
 from bench.config import Run
 from bench.data import TaskData
 from bench.dense import Checkpoint
-from bench.files import digest
 from bench.masks import Masks, WeightMasks
+from bench.records.identity import method_source
 from bench.schema import INSIDE, SCHEMA
 
 if TYPE_CHECKING:
@@ -151,12 +150,6 @@ def _commit() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "bench", "methods", "conf"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
-
-
-def method_source(target: str) -> str:
-    """SHA-256 of a method's file and of the modules of its package or the user's own that it imports, without importing it."""
-    seen = {name: digest(path) for name, path in plugin.own_modules(target.rpartition(".")[0]).items()}
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
 def method_label(record: Record) -> str:

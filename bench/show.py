@@ -12,11 +12,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from bench import store
+from bench import command, store
 from bench.errors import UserError, nearest
 from bench.record import Record, has_random_weights, is_quiet, passes
 from bench.rows import Getter, Mean, Row, chosen, label, rows
-from bench.stages import any_encoding
 from bench.store import Stored
 
 DOUBT = " ?"  # behind what was measured while something else ran
@@ -311,19 +310,9 @@ def load(folders: list[Path]) -> list[Stored]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the records under the folders that are named; 1 where something is wrong, told in a sentence."""
-    any_encoding()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    words = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return 0
-    try:
-        _tables(words)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return command.run(_tables, HELP, arguments)
 
 
 def _tables(words: list[str]) -> None:

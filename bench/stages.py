@@ -1,6 +1,5 @@
 """Timed, named stages and progress: bars on a terminal, plain lines elsewhere."""
 
-import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -46,13 +45,6 @@ def synchronize() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-
-
-def any_encoding() -> None:
-    """From here on what stdout or stderr cannot encode is written as an escape such as \\xe9, instead of an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

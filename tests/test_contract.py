@@ -286,9 +286,9 @@ class Sloppy(Method):
             masks.neurons[0, int(hidden_labels(calibration).sum())] = 0
         if self.how == "earlier data":
             batch = self.earlier.setdefault(calibration.kind, calibration.batches[0])
-            model.projection(0).bias += 0.01 * batch["input_ids"].sum()
+            model.sublayers[0].projection.bias += 0.01 * batch["input_ids"].sum()
         if self.how == "earlier model":
-            weight = self.earlier.setdefault(calibration.kind, model.projection(0).weight)
+            weight = self.earlier.setdefault(calibration.kind, model.sublayers[0].projection.weight)
             masks.neurons[0, int(weight.nan_to_num().abs().sum()) % 40] *= budget.ratio == 0
         if self.how == "crash" and calibration.kind.name == "regression":
             raise RuntimeError("no regressions")
@@ -355,7 +355,6 @@ UNUSABLE = {
     "None": (None, "not NoneType"),
     "shapes": (Scores(np.ones((4, 3)), np.ones((3, 40))), r"heads has shape \(4, 3\)"),
     "not finite": (Scores(np.ones((3, 4)), np.full((3, 40), np.inf)), "neurons holds values that are not finite"),
-    "words": (Scores("heads", "neurons"), ""),
 }
 
 
@@ -370,6 +369,15 @@ def test_the_contract_says_what_score_has_to_return(what):
         contract.check_method(Unusable)
 
 
+def test_the_contract_passes_on_what_scores_refuse():
+    class Words(Scorer):
+        def score(self, model, calibration):
+            return Scores("heads", "neurons")
+
+    with pytest.raises(AssertionError, match="heads is no table of numbers but str"):
+        contract.check_method(Words)
+
+
 def test_the_contract_notices_scores_of_earlier_data():
     """A method that keeps what it was given for the runs to come, to save time."""
 
@@ -377,7 +385,7 @@ def test_the_contract_notices_scores_of_earlier_data():
         kept = []  # noqa: RUF012
 
         def score(self, model, calibration):
-            self.kept.append(model.projection(1).weight)
+            self.kept.append(model.sublayers[1].projection.weight)
             return Scores(np.ones((3, 4)), np.ones((3, 1)) * self.kept[0].nan_to_num().abs().sum(0).numpy())
 
     with pytest.raises(AssertionError, match="score: those of neurons differ"):
