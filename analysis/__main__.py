@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 from analysis import grid
 from analysis.frame import known_machine
-from bench import store
 from bench.command import any_encoding
 from bench.errors import UserError, nearest
-from bench.show import print_table
+from bench.records import store
+from bench.records.table import print_table
 
 CHANGES: dict[str, Callable[[str], Any]] = {  # what all cells of a grid may be asked for with
     **dict.fromkeys(("model", "precision", "task", "unit"), str),
@@ -33,7 +33,7 @@ python -m analysis choose task=TASK model=MODEL speedup=S|drop=D [machine=NAME] 
 python -m analysis compare A B
   what changed between two folders of records beyond noise
 python -m analysis timing FILE OUT.svg
-  what python -m bench.drift has measured, as a figure"""
+  what python -m bench.speed.repeatability has measured, as a figure"""
 
 
 def main() -> int:
@@ -174,7 +174,7 @@ def _timing(source: Path, target: Path) -> None:
     from analysis import timing
 
     if not source.is_file():
-        raise UserError(f"{source}: no such file; python -m bench.drift {source} measures it")
+        raise UserError(f"{source}: no such file; python -m bench.speed.repeatability {source} measures it")
     timing.draw(source, target)
 
 

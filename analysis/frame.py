@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics import auc, matthews
-from bench import store, verdict
 from bench.errors import UserError, nearest
-from bench.record import Record, has_random_weights, is_quiet, method_label, method_words, passes
-from bench.store import Stored
+from bench.records import store, verdict
+from bench.records.reading import has_random_weights, is_quiet, method_label, method_words, passes
+from bench.records.schema import Record
+from bench.records.store import Stored
 
 Getter = Callable[[Record], Any]
 BOTH = (("dense", "_dense"), ("pruned", ""))  # models, and how their columns end

@@ -10,10 +10,11 @@ from typing import Any
 from analysis.frame import score_name
 from analysis.statistics import over_examples, over_seeds
 from bench.config import Recover
-from bench.grid import Cell, cells
-from bench.record import Record, has_random_weights, is_quiet, method_label, passes, set_fields
-from bench.show import number
-from bench.store import Stored
+from bench.records.grids import Cell, cells
+from bench.records.reading import has_random_weights, is_quiet, method_label, passes, set_fields
+from bench.records.schema import Record
+from bench.records.store import Stored
+from bench.records.table import number
 
 HEADER = ["task", "ratio", "method", "runs", "dense", "pruned", "± seeds", "± examples", "passes", "pruning", "speedup"]
 DISPENSABLE = ["pruning", "dense", "speedup", "± examples"]

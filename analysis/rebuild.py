@@ -9,7 +9,7 @@ from typing import Any
 from analysis import figures, frame, grid, layout, published, report, style, tables
 from analysis.frame import Frame
 from bench.errors import UserError
-from bench.grid import names as grids
+from bench.records.grids import names as grids
 
 
 def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Iterator[str]:

@@ -49,7 +49,7 @@ def accuracy(frame: Frame) -> pd.DataFrame:
 
     `runs` that differ in masks or score (a deterministic method has one); means of `dense`, `score` and of the threshold-free
     measures (MEANS); half intervals over `seeds` and over `examples`; points `lost` with its paired interval `lost_low`, `lost_high`;
-    `collapsed`: at least half of the runs are no better than the trivial answer (bench.verdict); `suspect`: why the row has to
+    `collapsed`: at least half of the runs are no better than the trivial answer (bench.records.verdict); `suspect`: why the row has to
     be measured again; `wins`: no other method is as good within the paired interval. What collapsed or is suspect never wins.
     """
     rows = [dict(zip(CELL, key, strict=True)) | _cell(frame, group) for key, group in runs(frame).groupby(CELL)]

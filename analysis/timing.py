@@ -24,7 +24,7 @@ def draw(source: Path, target: Path) -> None:
         series = {name: [float(value) for value in found[name]] for name in ("seconds", "sequential", "paired")}
         title = f"One pair of models, {found['rounds']} rounds a point ({found['machine']})"
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{source} is not what python -m bench.drift writes") from error
+        raise UserError(f"{source} is not what python -m bench.speed.repeatability writes") from error
     figure, (axes,) = style.panels(1, width=7, height=2.7)
     for name, (label, colour, marker, fill) in WAYS.items():
         label = f"{label}: {min(series[name]):.2f} to {max(series[name]):.2f}"

@@ -33,8 +33,9 @@ _outcomes: list[Any] = []  # of a single run: its outcome, or the error that ref
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
     """One cell; in a multirun an error is noted, and the sweep goes on."""
-    from bench import show, store, sweep
+    from bench import show
     from bench.cell import Outcome
+    from bench.records import store, sweep
 
     job = HydraConfig.get()
     overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)  # type: ignore[assignment]
@@ -55,8 +56,8 @@ def _job(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, job: Any, overrides: list[str]) -> Any:
-    from bench import sweep
     from bench.cell import resolve, run_cell
+    from bench.records import sweep
 
     many = job.mode == RunMode.MULTIRUN
     choices = {group: job.runtime.choices.get(group) for group in GROUPS}
@@ -191,7 +192,7 @@ def main() -> int:
             raise
         print(explain(error, sys.argv[1:]), file=sys.stderr)
         code = 1
-    from bench import sweep
+    from bench.records import sweep
 
     try:
         complete = sweep.finish(interrupted=bool(code))

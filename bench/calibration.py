@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.config import CalibrationPlan, Task
-from bench.encoding import Encoded, Encoder, Examples, Positions
-from bench.packing import NOT_INPUTS, Batch, places_of
+from bench.nn.packing import NOT_INPUTS, Batch, places_of
 from bench.tasks import KINDS
+from bench.tasks.encoding import Encoded, Encoder, Examples, Positions
 from bench.tasks.kind import Kind
 
 if TYPE_CHECKING:

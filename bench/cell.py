@@ -11,14 +11,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench import checks, config, data, dense, latency_table, machine, processes, record, store
+from bench import checks, config, machine
 from bench.config import Keys, Model, Run, Task
+from bench.dense import finding
 from bench.errors import UserError, first_line
 from bench.files import cache_folder
 from bench.method import Skip
+from bench.records import record, store
+from bench.records.schema import Record
 from bench.run import PROTOCOL, Done, execute
+from bench.speed import latency_table
 from bench.stages import say
-from bench.tasks import KINDS
+from bench.tasks import KINDS, data
+from bench.train import processes
 
 NO_PATHS = ("results", "save", "model.path", "rerun", "hydra.")  # overrides that a record does not repeat
 
@@ -100,19 +105,19 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
     results = checks.check_results(run.keys.results, name)
     saves = None if run.keys.save is None else checks.check_save(run.keys.save, results, many)
     if run.task.build and run.scored:  # takes long: what is missing is told before
-        dense.prefetch_base(run)
+        finding.prefetch_base(run)
     task_data = data.load(run.task_name, run.task)
     if run.scored:
         data.check_evaluation(run.task_name, task_data.validation)
-    checkpoint = dense.find(run, task_data)
+    checkpoint = finding.find(run, task_data)
     if saves and checkpoint:
         checks.check_source(str(run.keys.save), saves, checkpoint.folder, many)
     if run.scored and (checkpoint is None or run.pretrained):
-        dense.fetch_base(run)  # what is missing is told now, not after the slow imports
+        finding.fetch_base(run)  # what is missing is told now, not after the slow imports
     if checkpoint is None and run.scored and KINDS[run.task.kind].fine_tuned and not task_data.train.labelled:
         raise UserError(f"no dense checkpoint of {run.model_name} for {run.task_name}, and train has no labels to fine-tune one on")
     fresh = record.blank(run, task_data, PROTOCOL)
-    fresh["dense"]["base"] = dense.base_identity(run) if run.pretrained else None
+    fresh["dense"]["base"] = finding.base_identity(run) if run.pretrained else None
     fresh["machine"] = {"name": name, "threads": run.threads}
     table = latency_table.kept(run, checkpoint) if checkpoint else None
     if checkpoint and not run.keys.rerun and not saves and (table or run.keys.unit != "latency"):
@@ -132,7 +137,7 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
 
 
 def _save(run: Run, done: Done, record: Path, target: Path) -> None:
-    from bench import checkpoint
+    from bench.saved import checkpoint
 
     facts = checkpoint.Facts.of(run, store.read(record).record)
     files = [record / checks.RECORD_FILE, *checkpoint.tokenizer_files(done.checkpoint.folder)]
@@ -143,7 +148,7 @@ def _save(run: Run, done: Done, record: Path, target: Path) -> None:
     say(f"saved: {target}")
 
 
-def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: record.Record, results: Path) -> tuple[Outcome, Done | None]:
+def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: Record, results: Path) -> tuple[Outcome, Done | None]:
     arrays: dict[str, Any] = {"gold": task_data.validation.labels}
     done = None
     start = time.perf_counter()

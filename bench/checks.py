@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import machine, plugin, processes
+from bench import machine, plugin
 from bench.config import Keys, LatencyPlan, Model, ModelTuning, Run, Task
-from bench.dense import EXTRA_FILES, FACTS_FILE, TOKENIZER_FILES
+from bench.dense.finding import EXTRA_FILES, FACTS_FILE, TOKENIZER_FILES
 from bench.errors import UserError, nearest
 from bench.files import place
 from bench.tasks import KINDS
+from bench.train import processes
 
 CONFIG_FILE, RECORD_FILE = "config.json", "record.json"  # of a saved model, beside FACTS_FILE
 WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"

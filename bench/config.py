@@ -215,7 +215,7 @@ class LatencyPlan:
     where `batches` is empty; `lengths` empty: the headline's; `dtypes` null: what the device has units for. A point takes at
     least `min_rounds` and `min_seconds`, goes on until the 95 % interval is no wider than the share `width` of the speedup,
     where that is asked for, and ends at `max_seconds`, though never before `floor_rounds`. `energy_seconds`: for how long a
-    model runs while a GPU counts its energy; 0: not counted. `limits`: whether the headline is taken apart (bench.limits).
+    model runs while a GPU counts its energy; 0: not counted. `limits`: whether the headline is taken apart (bench.speed.bounds).
     """
 
     plan: str

@@ -25,18 +25,18 @@ from torch import Tensor
 from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration, grouped
 from bench.config import Arch, ModelTuning, Task, typed
-from bench.encoding import Encoded, Encoder, Positions
 from bench.errors import first_line
 from bench.files import CONF
-from bench.half import bf16_layers
 from bench.machine import hush, repeatable
 from bench.masks import Masks, Shape, WeightMasks, by_array, place
 from bench.method import Method, Scorer, Skip
 from bench.model import PrunableModel
-from bench.packing import Batch
-from bench.shrink import mask_error, shrink, zeroed
+from bench.nn.bf16 import bf16_layers
+from bench.nn.packing import Batch
+from bench.nn.shrink import mask_error, shrink, zeroed
 from bench.stages import say
 from bench.tasks import KINDS
+from bench.tasks.encoding import Encoded, Encoder, Positions
 
 if TYPE_CHECKING:
     from bench.training import Training
@@ -120,7 +120,7 @@ def training(model: PrunableModel, folder: Path, regression: bool = False) -> "T
     encoder.inputs = ["input_ids", "attention_mask"]
     labels, words = (None, ["a"]) if regression else (["no", "yes"], ["a", "b"])
     metrics = ["pearson" if regression else "accuracy"]
-    task = Task(["text"], labels, metrics, metrics[0], LENGTH, 16, label_words=words)
+    encoder.task = task = Task(["text"], labels, metrics, metrics[0], LENGTH, 16, label_words=words)
     model.module.save_pretrained(folder / "base")  # type: ignore[operator]
     return Training(
         task=task,

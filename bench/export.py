@@ -42,7 +42,7 @@ def export(folder: str | Path, out: str | Path) -> tuple[float, list[Path]]:
         ValueError: the export computes something else than the model.
     """
     target = check_target(out)
-    from bench import checkpoint
+    from bench.saved import checkpoint
 
     saved = checkpoint.read(folder)
     module = checkpoint.load(folder)
@@ -86,7 +86,7 @@ def check_packages() -> None:
 
 def input_names(module: "nn.Module") -> list[str]:
     """The inputs that an exported model takes: segments where the model tells them apart."""
-    from bench.encoding import tells_segments_apart
+    from bench.tasks.encoding import tells_segments_apart
 
     return ["input_ids", "attention_mask", *(["token_type_ids"] if tells_segments_apart(module.config) else [])]
 

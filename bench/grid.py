@@ -3,46 +3,16 @@
 Every cell is a `python -m bench` of its own, so that the grid goes on where it stopped, whatever stopped it.
 """
 
-import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from statistics import mean
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from bench import command
-from bench.errors import UserError, nearest
-from bench.files import CONF
+from bench.errors import UserError
+from bench.records.grids import Cell, cells, names
 
 STORED = 6.0  # seconds within which only a stored record answers
-
-Cell = dict[str, Any]
-
-
-def names() -> list[str]:
-    """The grids that there are."""
-    return sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
-
-
-def cells(name: str) -> list[Cell]:
-    """The cells of a grid, in its order.
-
-    Raises:
-        UserError: there is no such grid.
-    """
-    if name not in names():
-        raise UserError(f"unknown grid {name!r}{nearest(name, names())}")
-    grid: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml"))
-    return [cell for block in grid["blocks"] for cell in _product({**grid["common"], **block})]
-
-
-def _product(block: dict[str, Any]) -> Iterator[Cell]:
-    values = [value if isinstance(value, list) else [value] for value in block.values()]
-    for chosen in itertools.product(*values):
-        yield dict(zip(block, chosen, strict=True))
 
 
 def seconds_left(rest: list[Cell], measured: list[tuple[Cell, float]]) -> float | None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from bench import processes
 from bench.errors import UserError
+from bench.train import processes
 
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be repeatable
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from bench import command, data, machine
+from bench import command, machine
 from bench.config import LatencyPlan, Task, typed
 from bench.errors import UserError, nearest
 from bench.files import CONF
-from bench.record import has_random_weights
-from bench.schema import is_whole
-from bench.show import number
+from bench.records.reading import has_random_weights
+from bench.records.schema import is_whole
+from bench.records.table import number
 from bench.stages import say
+from bench.tasks import data
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.checkpoint import Saved
+    from bench.saved.checkpoint import Saved
 
 HELP = """python -m bench.measure DIR [key=value ...]   a saved model's score and speed on this machine
   device=auto|cpu|cuda  threads=N  latency.batch=N  latency.length=N
@@ -92,7 +93,8 @@ def measure(wanted: Wanted) -> list[list[str]]:
         UserError: the folder is no saved model, or what is asked for cannot be measured.
     """
     machine.settle(wanted.threads)
-    from bench import checkpoint, latency
+    from bench.saved import checkpoint
+    from bench.speed import latency
 
     machine.hush()
     saved = checkpoint.read(wanted.folder)
@@ -122,8 +124,8 @@ def _plan(wanted: Wanted, saved: "Saved") -> LatencyPlan:
 
 
 def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: str) -> str:
-    from bench import score
-    from bench.encoding import Encoder
+    from bench.tasks import scoring
+    from bench.tasks.encoding import Encoder
 
     task = _task(saved.facts.task_name, saved.facts.task)
     split = data.load(saved.facts.task_name, task).validation
@@ -132,7 +134,7 @@ def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: 
         say(f"the evaluation split of {saved.facts.task_name} here is not the one of the record: the scores do not compare")
     encoder = Encoder(saved.folder, task, saved.facts.arch, saved.config)
     examples = encoder.examples(split)
-    found = score.measured(task, score.predict(module, encoder, score.everything(examples), device), examples)
+    found = scoring.measured(task, scoring.predict(module, encoder, scoring.everything(examples), device), examples)
     for note in found.notes:
         say(f"note: {note}")
     return number(found.score, ".2f")
@@ -164,7 +166,7 @@ def _timing(point: dict[str, Any] | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the saved model that is named; 1 where something is wrong, told in a sentence."""
-    from bench.show import print_table
+    from bench.records.table import print_table
 
     return command.run(lambda words: print_table(measure(parse(words)), HEADER, DISPENSABLE, words=1), HELP, arguments)
 

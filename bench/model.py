@@ -14,8 +14,8 @@ from bench.config import Arch
 from bench.masks import Masks, Shape, place
 from bench.nn.attention import Attention
 from bench.nn.feed_forward import FeedForward
+from bench.nn.packing import Batch, Context, Probe, inputs_of
 from bench.nn.sublayer import SubLayer
-from bench.packing import Batch, Context, Probe, inputs_of
 from bench.tasks.kind import Kind
 
 

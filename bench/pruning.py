@@ -13,16 +13,16 @@ from bench.budget import Budget
 from bench.calibration import Calibration
 from bench.config import Run
 from bench.errors import UserError, first_line
-from bench.half import bf16_layers
 from bench.machine import OtherWork, repeatable
 from bench.masks import Masks, WeightMasks
-from bench.memory import peak_memory
 from bench.method import Method
 from bench.model import PrunableModel
-from bench.packing import Batch
-from bench.record import OTHER_WORK, QUIET
-from bench.recover import Recovery
+from bench.nn.bf16 import bf16_layers
+from bench.nn.packing import Batch
+from bench.records.reading import OTHER_WORK, QUIET
+from bench.speed.memory import peak_memory
 from bench.stages import collect, synchronize
+from bench.train.recover import Recovery
 
 WARM_UP_BATCHES = 2
 PASS_SECONDS, PASS_BATCHES, PASS_STOP, PASS_LEAST = 2.0, 8, 20.0, 4
@@ -75,7 +75,7 @@ def prune(
 
     A pass (forward and backward of the dense model over the calibration set, gradients of the masks only) is timed
     half before and half after, so that a drifting machine cancels; in fp32 whatever the precision, since it is the unit.
-    With precision bf16 the model's layers compute in bfloat16, forward and backward (bench.half); what a method computes
+    With precision bf16 the model's layers compute in bfloat16, forward and backward (bench.nn.bf16); what a method computes
     itself from their values is in float32 at the least. A training has its own mixed precision.
     """
     model = (start or dense).copy()

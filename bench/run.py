@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import machine, processes
+from bench import machine
 from bench.config import Run
-from bench.data import TaskData
-from bench.dense import Checkpoint
+from bench.dense.finding import Checkpoint
 from bench.method import Skip
-from bench.record import Record, dense_section, pruned_section, run_id
+from bench.records.record import dense_section, pruned_section, run_id
+from bench.records.schema import Record
 from bench.stages import collect, say, stage
 from bench.tasks import KINDS
+from bench.tasks.data import TaskData
+from bench.train import processes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +50,12 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
     method = pruning.instantiate(run)  # its fields are checked here, before the slower imports
 
-    from bench import calibration, encoding, finetune, latency, latency_table, limits, parent, recover, rounding, score, shrink, training
+    from bench import calibration, training
+    from bench.dense import finetune, loading, parent
+    from bench.nn import rounding, shrink
+    from bench.speed import bounds, latency, latency_table
+    from bench.tasks import encoding, scoring
+    from bench.train import recover
 
     machine.hush()
     with collect() as seconds:
@@ -58,11 +65,11 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
             if base and not checkpoint:
                 method.ready(run.task, encoding.Encoder(base, run.task, run.model.arch).tokenizer)
             checkpoint = checkpoint or finetune.make(run, data)
-            dense = score.load_dense(run, checkpoint)
+            dense = loading.load(run, checkpoint)
             encoder = encoding.Encoder(checkpoint.folder, run.task, run.model.arch)
             latency.check(run.keys.latency, encoder.positions)
             validation = encoder.examples(data.validation)
-            before = score.dense_score(run, dense, checkpoint, encoder, validation) if run.scored else None
+            before = scoring.dense_score(run, dense, checkpoint, encoder, validation) if run.scored else None
         table = latency_table.find(run, checkpoint, dense, encoder.positions)  # None unless unit=latency
         record["id"] = run_id(run, checkpoint.sha256, PROTOCOL, table, record["dense"]["base"])
         record["latency"]["table"] = table and table.section()
@@ -73,7 +80,8 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
         record["dense"] |= dense_section(run, checkpoint, dense, before)
         say(f"dense {run.task.score} {before.text}" if before else "random weights: only what they cost is measured")
         note(
-            record["dense"], parent.notes(checkpoint, dense, before, run.task.score, score.arrays(run.task, before, None, data.validation))
+            record["dense"],
+            parent.notes(checkpoint, dense, before, run.task.score, scoring.arrays(run.task, before, None, data.validation)),
         )
 
         if (run.trains or run.recover) and not KINDS[run.task.kind].fine_tuned:
@@ -118,7 +126,7 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
 
         # 5. Score the shrunk model, never the masked one, on the whole evaluation split.
         with stage("score"):
-            after = score.score(run, small, encoder, validation) if run.scored else None
+            after = scoring.score(run, small, encoder, validation) if run.scored else None
         if after:
             record["pruned"] |= {"score": after.score, "metrics": after.metrics}
             note(record["pruned"], after.notes)
@@ -134,13 +142,13 @@ def execute(run: Run, data: TaskData, checkpoint: Checkpoint | None, record: Rec
                 record["latency"]["notes"].append("single weights are zero in matrices as large as before: dense kernels skip nothing")
             elif plan.limits and record["latency"]["headline"]:
                 headline = record["latency"]["headline"]["speedup"]
-                record["latency"]["limits"] = limits.explain(dense, masks, small, plan, positions, run.device, headline)
+                record["latency"]["limits"] = bounds.explain(dense, masks, small, plan, positions, run.device, headline)
             if run.keys.round_to and record["latency"]["headline"]:
                 unrounded = shrink.shrink(pruned.model, pruned.masks)
-                effect = limits.effect_of_rounding(unrounded, small, plan, positions, run.device)
+                effect = bounds.effect_of_rounding(unrounded, small, plan, positions, run.device)
                 record["latency"]["rounding"] = {"to": run.keys.round_to, **effect}
         record["seconds"] |= seconds
-    arrays = score.arrays(run.task, before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
+    arrays = scoring.arrays(run.task, before, after, data.validation) | {"heads": masks.heads, "neurons": masks.neurons}
     return Done(arrays, small, masks, pruned.weights, checkpoint, trained.folder if trained else None)
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from bench import processes
+from bench.train import processes
 
 T = TypeVar("T")
 LINE_EVERY = 20.0  # seconds between two plain lines of one loop

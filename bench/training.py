@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bench import processes, score
 from bench.config import ModelTuning, Run, Task
-from bench.encoding import Encoded, Encoder, Examples, Positions
 from bench.errors import UserError
 from bench.files import cache_folder, keep_file
-from bench.losses import objective
 from bench.machine import repeatable
 from bench.model import PrunableModel
-from bench.packing import Batch
-from bench.record import Record
+from bench.nn.packing import Batch
+from bench.records.schema import Record
 from bench.stages import progress
-from bench.tasks import KINDS
+from bench.tasks import KINDS, scoring
+from bench.tasks.encoding import Encoded, Encoder, Examples, Positions
+from bench.tasks.losses import objective
+from bench.train import processes
 
 SAVES = 10  # checkpoints in the course of a training, from the last of which an interrupted one goes on
 POOL = 50  # batches among whose examples those of similar length are put together
@@ -106,7 +106,7 @@ class Training:
         """The examples with the teacher's logits of each, computed once: it is in eval mode, so they stay the same."""
         kept = self.folder / "teacher.npy"
         if not kept.exists():
-            found = score.predict(self.teacher.module, self.encoder, self.examples, self.device)
+            found = scoring.predict(self.teacher.module, self.encoder, self.examples, self.device)
             keep_file(kept, lambda out: np.save(out, found))
         logits = np.load(kept, allow_pickle=False)
         return [{**example, "teacher": one} for example, one in zip(self.examples, logits, strict=True)]

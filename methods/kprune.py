@@ -18,8 +18,8 @@ from bench.calibration import Calibration
 from bench.masks import Floats, Masks
 from bench.method import Method, Skip
 from bench.model import PrunableModel
+from bench.nn.packing import Context
 from bench.nn.sublayer import SubLayer, widened
-from bench.packing import Context
 from bench.stages import progress, stage
 from methods.gram import add_gram, symmetric
 from methods.states import States

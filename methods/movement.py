@@ -10,7 +10,7 @@ from bench.calibration import Calibration
 from bench.masks import WeightMasks
 from bench.method import Method, Skip
 from bench.model import PrunableModel
-from bench.packing import Batch
+from bench.nn.packing import Batch
 from bench.stages import stage
 from bench.training import Fit, cubic, linear
 from methods.masked_weights import Gates, MaskedWeights, mean_sigmoid

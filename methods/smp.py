@@ -13,7 +13,7 @@ from bench.config import Task
 from bench.masks import WeightMasks
 from bench.method import Method, Skip
 from bench.model import PrunableModel
-from bench.packing import Batch
+from bench.nn.packing import Batch
 from bench.stages import stage
 from bench.training import Fit, Training, cubic, linear
 from methods.masked_weights import MaskedWeights, mean_sigmoid

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.calibration import Calibration
 from bench.model import PrunableModel
-from bench.packing import Context
+from bench.nn.packing import Context
 
 
 class States:

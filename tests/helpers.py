@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from bench import metrics
 from bench.config import Task
-from bench.tasks import KINDS
+from bench.tasks import KINDS, metrics
 
 
 def logits_of(module: nn.Module, batch: Any) -> Tensor:

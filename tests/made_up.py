@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import store
+from bench.records import store
 from tests.test_store import made
 
 EXAMPLES = {"mrpc": 408, "sst2": 872, "stsb": 1500, "qnli": 5463, "squad": 10570}

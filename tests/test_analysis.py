@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from analysis import grid, statistics
-from bench import store
+from bench.records import store
 from tests.test_store import made
 
 HERE = "test-2c"
@@ -145,7 +145,7 @@ def test_the_command_says_what_is_wrong(bench, tmp_path):
         ("choose", "task=mrpc", "model=minilm", "drop=1", "machine=nosuch", "some"): "no record of machine 'nosuch'; choose",
         ("--machine", "nosuch", "some", "--out", "out"): "no record of machine 'nosuch'",
         ("some", "--out", str(tmp_path / "some" / HERE / "file")): "Not a directory",
-        ("timing", "bad.json", "out.svg"): "bad.json is not what python -m bench.drift writes",
+        ("timing", "bad.json", "out.svg"): "bad.json is not what python -m bench.speed.repeatability writes",
     }.items():
         (tmp_path / "bad.json").write_text("{}")
         (tmp_path / "some" / HERE / "file").write_text("")

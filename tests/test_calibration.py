@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench import calibration, data, encoding
+from bench import calibration
 from bench.config import CalibrationPlan, Task
 from bench.contract import arch_of
-from bench.finetune import write_random
+from bench.dense.finetune import write_random
 from bench.model import PrunableModel
-from bench.tasks import KINDS
+from bench.tasks import KINDS, data, encoding
 from tests.conftest import write_task
 
 TASK = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 20.0, 32)

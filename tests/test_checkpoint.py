@@ -15,18 +15,20 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import cell, checkpoint, machine, measure, store
-from bench.checkpoint import Facts, load, same, save
+from bench import cell, machine, measure
 from bench.checks import check_save, check_source
 from bench.config import Task, Windows
 from bench.contract import FAMILIES, arch_of, batch, tiny
-from bench.dense import Checkpoint
+from bench.dense.finding import Checkpoint
+from bench.dense.finetune import write_random
 from bench.errors import UserError
 from bench.files import CONF, digest
-from bench.finetune import write_random
 from bench.masks import Masks
 from bench.model import PrunableModel
-from bench.shrink import shrink
+from bench.nn.shrink import shrink
+from bench.records import store
+from bench.saved import checkpoint
+from bench.saved.checkpoint import Facts, load, same, save
 from bench.tasks import KINDS
 from tests.conftest import HANGS, ROOT
 from tests.helpers import logits_of
@@ -388,7 +390,7 @@ class NoMethods:
         if name.partition(".")[0] in ("methods", "analysis", "hydra"):
             raise ImportError(name)
 sys.meta_path.insert(0, NoMethods())
-from bench.checkpoint import load
+from bench.saved.checkpoint import load
 model = load({str(model)!r})
 from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({str(model)!r})
@@ -490,7 +492,7 @@ def test_a_builder_that_a_folder_names_is_not_run(run_and_model, tmp_path, capsy
     shutil.copytree(run_and_model[1], model)
     edit(model, "prunebench.json", lambda facts: facts["task"].update(build="shutil.rmtree"))
     assert checkpoint.read(model).facts.task.build is None
-    assert measure._task("docstrings", PAIR).build == "bench.docstrings.build"
+    assert measure._task("docstrings", PAIR).build == "bench.tasks.docstrings.build"
     assert measure._task("mine", PAIR).build is None
     edit(model, "prunebench.json", lambda facts: facts.update(task_name="../task/docstrings"))
     code, _, err = measured(capsys, model, "latency.batch=1", "latency.length=4", "threads=1")

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from bench import checks, machine, store
+from bench import checks, machine
 from bench.files import CONF
+from bench.records import store
 from tests.conftest import HANGS, ROOT
 
 SMALL = ["task=mrpc", "model=tiny-random", "calibration.tokens=800", "latency=none", "threads=1"]
@@ -559,7 +560,7 @@ def test_the_wheel_carries_conf_and_works_outside_the_checkout(tmp_path):
 
 
 def test_the_first_line_of_an_error_is_told():
-    from bench.show import last_line
+    from bench.records.reading import last_line
 
     text = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    g()\nValueError: boom\nsecond line\n'
     assert last_line(text) == "ValueError: boom"

@@ -17,13 +17,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench import contract, data, pruning, store
+from bench import contract, pruning
 from bench.budget import Budget, Scores
 from bench.calibration import Calibration, draw
 from bench.config import CalibrationPlan, Task
 from bench.files import CONF
 from bench.masks import Masks, WeightMasks
 from bench.method import Method, Scorer, Skip
+from bench.records import store
+from bench.tasks import data
 from tests.conftest import write_task
 
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"replay"})  # which needs a record

@@ -12,7 +12,7 @@ from bench.contract import batch as made
 from bench.contract import calibration, tiny
 from bench.masks import Masks
 from bench.method import Skip
-from bench.rounding import rounded
+from bench.nn.rounding import rounded
 from methods.replay import Replay
 
 WORDS = ["task=mrpc", "model=tiny-random", "model.weights=random", "method=magnitude", "calibration.tokens=800", "threads=1"]

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import data, hub
 from bench.config import HubData, Task, Windows
+from bench.dense import hub
 from bench.errors import UserError
+from bench.tasks import data
 
 PAIR = Task(["sentence1", "sentence2"], ["no", "yes"], ["accuracy"], "accuracy", 10.0, 64)
 NUMBER = Task(["text"], None, ["pearson"], "pearson", 10.0, 64)

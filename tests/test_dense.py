@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from bench import data, dense, hub, parent, score, weights
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
 from bench.contract import FAMILIES, arch_of, tiny
-from bench.encoding import Encoder
+from bench.dense import finding, hub, loading, parent, weights
+from bench.dense.finetune import write_random
 from bench.errors import UserError
-from bench.finetune import write_random
-from bench.tasks import KINDS
+from bench.tasks import KINDS, data, scoring
+from bench.tasks.encoding import Encoder
+from bench.tasks.kind import Score
 from tests.conftest import write_task
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -50,18 +51,18 @@ def task_data(tmp_path, monkeypatch):
 
 def test_the_places_are_asked_in_order(tmp_path, monkeypatch, task_data):
     listed = replace_model(checkpoints={"pairs": HubCheckpoint("someone/model", 90.0, [1, 0])})
-    assert dense.find(run_of(), task_data) is None, "the base can be fine-tuned"
+    assert finding.find(run_of(), task_data) is None, "the base can be fine-tuned"
     monkeypatch.setattr(hub, "snapshot", lambda repo: checkpoint_once(tmp_path / "hub"))
-    found = dense.find(run_of(listed), task_data)
+    found = finding.find(run_of(listed), task_data)
     assert (found.source, found.expected, found.label_map) == ("hub:someone/model", 90.0, [1, 0])
-    tuned = dense.tuned_folder(dense.tuned_key(run_of(listed), task_data))
+    tuned = finding.tuned_folder(finding.tuned_key(run_of(listed), task_data))
     checkpoint(tuned)
-    assert dense.find(run_of(listed), task_data).source.startswith("tuned:")
+    assert finding.find(run_of(listed), task_data).source.startswith("tuned:")
     checkpoint(tmp_path / "models" / "small" / "pairs")
     monkeypatch.setenv("BENCH_MODELS", str(tmp_path / "models"))
-    assert dense.find(run_of(listed), task_data).source == "models:small/pairs"
+    assert finding.find(run_of(listed), task_data).source == "models:small/pairs"
     own = checkpoint(tmp_path / "own [1] = x")
-    assert dense.find(run_of(replace(listed, path=str(own))), task_data).source == "path"
+    assert finding.find(run_of(replace(listed, path=str(own))), task_data).source == "path"
 
 
 def checkpoint_once(folder):
@@ -74,29 +75,29 @@ def replace_model(**changes):
 
 def test_nothing_anywhere_is_told(task_data):
     with pytest.raises(UserError, match="the hub is not reachable; set model"):
-        dense.find(run_of(replace_model(base=Base(hub="someone/base"))), task_data)
+        finding.find(run_of(replace_model(base=Base(hub="someone/base"))), task_data)
 
 
 def test_a_fine_tuning_is_known_by_recipe_base_and_data(task_data):
-    key = dense.tuned_key(run_of(), task_data)
-    assert key == dense.tuned_key(run_of(replace_model(path="elsewhere")), task_data)
+    key = finding.tuned_key(run_of(), task_data)
+    assert key == finding.tuned_key(run_of(replace_model(path="elsewhere")), task_data)
     others = [
         run_of(replace_model(tuning=ModelTuning(learning_rate=1.0))),
         run_of(replace_model(base=Base(packages=["p"], sha256="1" * 64))),
         run_of(task=replace(TASK, max_length=16)),
     ]
-    assert len({key, *(dense.tuned_key(other, task_data) for other in others)}) == 4
+    assert len({key, *(finding.tuned_key(other, task_data) for other in others)}) == 4
     changed = replace(task_data, train=replace(task_data.train, sha256="other"))
-    assert dense.tuned_key(run_of(), changed) != key
+    assert finding.tuned_key(run_of(), changed) != key
 
 
 def test_identity_is_content(tmp_path):
     one, two = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
-    assert dense.identity(one) == dense.identity(two)
+    assert finding.identity(one) == finding.identity(two)
     weights = load_file(two / "model.safetensors")
     weights["classifier.bias"] += 1
     save_file(weights, two / "model.safetensors")
-    assert dense.identity(one) != dense.identity(two)
+    assert finding.identity(one) != finding.identity(two)
 
 
 def damage(folder, how):
@@ -114,7 +115,7 @@ def damage(folder, how):
     elif how == "no weights":
         weights.unlink()
     elif how == "no tokenizer":
-        for name in dense.TOKENIZER_FILES:
+        for name in finding.TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
     elif how == "no head":
         save_file({k: v for k, v in load_file(weights).items() if not k.startswith("classifier")}, weights)
@@ -139,18 +140,18 @@ def damage(folder, how):
 )
 def test_a_damaged_checkpoint_is_told(tmp_path, how, words):
     folder = checkpoint(tmp_path / "m")
-    dense.check_folder(folder, arch_of("bert"), 2)
+    finding.check_folder(folder, arch_of("bert"), 2)
     damage(folder, how)
     with pytest.raises(UserError, match=words):
-        dense.check_folder(folder, arch_of("bert"), 2)
+        finding.check_folder(folder, arch_of("bert"), 2)
 
 
 def test_another_architecture_or_number_of_labels_is_told(tmp_path):
     folder = checkpoint(tmp_path / "m", outputs=3)
     with pytest.raises(UserError, match="is a bert, not a roberta"):
-        dense.check_folder(folder, arch_of("roberta"), 3)
+        finding.check_folder(folder, arch_of("roberta"), 3)
     with pytest.raises(UserError, match="has 3 outputs, the task needs 1"):
-        dense.check_folder(folder, arch_of("bert"), 1)
+        finding.check_folder(folder, arch_of("bert"), 1)
 
 
 def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
@@ -158,14 +159,14 @@ def test_loading_is_strict_but_for_surplus_weights(tmp_path, task_data):
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "cls.predictions.bias": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
     run = run_of(replace_model(path=str(folder)))
-    assert score.load_dense(run, dense.find(run, task_data)).shape.heads == 2
+    assert loading.load(run, finding.find(run, task_data)).shape.heads == 2
     lost = "bert.encoder.layer.0.attention.self.query.weight"
     save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"lacks weights of the model: {lost}"):
-        score.load_dense(run, dense.find(run, task_data))
+        loading.load(run, finding.find(run, task_data))
     save_file({**weights, lost: weights[lost][:, :-1].clone()}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"lacks weights of the model: {lost} of the config's shape"):
-        score.load_dense(run, dense.find(run, task_data))
+        loading.load(run, finding.find(run, task_data))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,10 +200,10 @@ def test_what_a_checkpoint_lacks_is_told_from_its_shards(tmp_path):
     where = dict.fromkeys(names[::2], "a.safetensors") | dict.fromkeys(names[1::2], "b.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     with pytest.raises(UserError, match=f"lacks weights of the model: {lost}; save or fetch"):
-        dense.check_folder(folder, arch_of("bert"), 2)
+        finding.check_folder(folder, arch_of("bert"), 2)
     (folder / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"lacks b.safetensors, which model.safetensors.index.json names"):
-        dense.check_folder(folder, arch_of("bert"), 2)
+        finding.check_folder(folder, arch_of("bert"), 2)
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
@@ -216,7 +217,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
 def test_logits_that_are_not_finite_are_no_score():
     """Of questions they would be answered by "no answer", which is right for half of SQuAD v2.0."""
     with pytest.raises(ValueError, match="logits that are not finite"):
-        score.measured(TASK, np.full((3, 2), np.nan, np.float32), None)
+        scoring.measured(TASK, np.full((3, 2), np.nan, np.float32), None)
 
 
 def test_half_precision_files_are_computed_in_float32(tmp_path, task_data):
@@ -224,7 +225,7 @@ def test_half_precision_files_are_computed_in_float32(tmp_path, task_data):
     halves = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
     run = run_of(replace_model(path=str(folder)))
-    model = score.load_dense(run, dense.find(run, task_data))
+    model = loading.load(run, finding.find(run, task_data))
     assert {p.dtype for p in model.module.parameters()} == {torch.float32}
 
 
@@ -237,10 +238,10 @@ def test_outputs_are_matched_by_list_by_name_or_by_number(tmp_path, task_data, n
     folder = checkpoint(tmp_path / "m", 3, names)
     task = replace(TASK, labels=["a", "b", "c"])
     run = run_of(replace_model(path=str(folder)), task)
-    found = replace(dense.find(run, task_data), label_map=label_map)
+    found = replace(finding.find(run, task_data), label_map=label_map)
     ids = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()(**ids).logits[0]
-    logits = score.load_dense(run, found)(ids)[0]
+    logits = loading.load(run, found)(ids)[0]
     for output, label in enumerate(order):
         assert torch.isclose(logits[label], plain[output])
 
@@ -262,40 +263,40 @@ def test_outputs_are_matched_by_list_by_name_or_by_number(tmp_path, task_data, n
 def test_names_are_compared_as_they_are_and_loosened_only_where_that_tells_them_apart(tmp_path, task_data, labels, names, order):
     folder = checkpoint(tmp_path / "m", names=names)
     run = run_of(replace_model(path=str(folder)), replace(TASK, labels=labels))
-    assert score.output_labels(run, dense.find(run, task_data)) == order
+    assert loading.output_labels(run, finding.find(run, task_data)) == order
 
 
 def test_a_label_map_that_is_no_permutation_is_told(tmp_path, task_data):
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
     with pytest.raises(UserError, match="no permutation"):
-        score.load_dense(run, replace(dense.find(run, task_data), label_map=[1, 1]))
+        loading.load(run, replace(finding.find(run, task_data), label_map=[1, 1]))
 
 
 def test_the_dense_score_is_measured_once_per_content(tmp_path, task_data, monkeypatch, capsys):
-    from bench.encoding import Encoder
+    from bench.tasks.encoding import Encoder
 
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
-    found = replace(dense.find(run, task_data), expected=99.0)
-    model, encoder = score.load_dense(run, found), Encoder(folder, TASK, run.model.arch)
+    found = replace(finding.find(run, task_data), expected=99.0)
+    model, encoder = loading.load(run, found), Encoder(folder, TASK, run.model.arch)
     validation = encoder.examples(task_data.validation)
-    first = score.dense_score(run, model, found, encoder, validation)
+    first = scoring.dense_score(run, model, found, encoder, validation)
     assert "the model's card claims 99.00" in capsys.readouterr().err
-    monkeypatch.setattr(score, "predict", lambda *_: pytest.fail("scored again"))
-    again = score.dense_score(run, model, found, encoder, validation)
+    monkeypatch.setattr(scoring, "predict", lambda *_: pytest.fail("scored again"))
+    again = scoring.dense_score(run, model, found, encoder, validation)
     assert np.array_equal(first.arrays["logits"], again.arrays["logits"])
     with pytest.raises(pytest.fail.Exception):
-        score.dense_score(run, model, replace(found, sha256="other"), encoder, validation)
+        scoring.dense_score(run, model, replace(found, sha256="other"), encoder, validation)
 
 
 def test_scores_come_in_row_order_whatever_the_lengths(tmp_path, task_data):
-    from bench.encoding import Encoder
+    from bench.tasks.encoding import Encoder
 
     folder = checkpoint(tmp_path / "m")
     run = run_of(replace_model(path=str(folder)))
-    model, encoder = score.load_dense(run, dense.find(run, task_data)), Encoder(folder, TASK, run.model.arch)
-    logits = score.predict(model.module, encoder, score.everything(encoder.examples(task_data.validation)), "cpu")
+    model, encoder = loading.load(run, finding.find(run, task_data)), Encoder(folder, TASK, run.model.arch)
+    logits = scoring.predict(model.module, encoder, scoring.everything(encoder.examples(task_data.validation)), "cpu")
     for row in (0, 17, 59):
         alone = encoder.batch(encoder.examples(task_data.validation).encode([row]), None, "cpu")
         assert np.allclose(model(alone).numpy()[0], logits[row], atol=1e-5)
@@ -335,14 +336,14 @@ def test_config_names_that_are_generic_change_nothing(tmp_path, task_data):
     config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
     (folder / "config.json").write_text(json.dumps(config))
     run = run_of(replace_model(path=str(folder)))
-    assert score.output_labels(run, dense.find(run, task_data)) == [0, 1]
+    assert loading.output_labels(run, finding.find(run, task_data)) == [0, 1]
 
 
 def test_a_dense_model_that_was_pruned_before_or_knows_nothing_is_noted(tmp_path):
     model, folder = tiny("bert"), checkpoint(tmp_path / "m")
-    found = dense.Checkpoint(folder, "path", "")
+    found = finding.Checkpoint(folder, "path", "")
     gold = np.array([0, 1, 1, 1])
-    good = score.Score({"logits": np.eye(2, dtype=np.float32)[[0, 1, 1, 0]] * 2}, {"accuracy": 75.0}, 75.0)
+    good = Score({"logits": np.eye(2, dtype=np.float32)[[0, 1, 1, 0]] * 2}, {"accuracy": 75.0}, 75.0)
 
     def notes(before, gold):
         arrays = {"gold": gold} if before is None else {"gold": gold, "logits_dense": before.arrays["logits"]}

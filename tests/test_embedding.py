@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from bench import contract, pruning
 from bench.budget import Budget
 from bench.calibration import Calibration, grouped
-from bench.checkpoint import load
 from bench.config import Task
 from bench.contract import arch_of
 from bench.masks import Masks
-from bench.packing import Batch
+from bench.nn.packing import Batch
+from bench.saved.checkpoint import load
 from bench.tasks import KINDS
 from bench.tasks.embedding import found_at
 from methods.first_order import Taylor
@@ -123,7 +123,7 @@ def test_a_saved_encoder_opens_in_sentence_transformers_by_a_plain_path(ran):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from transformers import AutoTokenizer
 
-    from bench.sentence import fast
+    from bench.saved.sentence import fast
 
     texts = ["ant bee", "cat dog elk fox", "x"]
     small = load(ran)
@@ -172,7 +172,7 @@ def test_a_pair_with_a_missing_side_is_named(bench, tmp_path):
 
 
 def test_masks_of_an_encoder_are_the_smaller_model():
-    from bench.shrink import mask_error, shrink
+    from bench.nn.shrink import mask_error, shrink
 
     for family in FAMILIES:
         model = contract.tiny(family, kind="embedding")

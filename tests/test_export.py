@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from bench import export
-from bench.checkpoint import save
 from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.errors import UserError
 from bench.model import PrunableModel
-from bench.shrink import shrink
+from bench.nn.shrink import shrink
+from bench.saved.checkpoint import save
 from bench.tasks import KINDS
 from tests.test_checkpoint import facts_of, question_task, saved
 from tests.test_model import random_masks

@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import data, dense, docstrings, finetune, training
+from bench import training
 from bench.config import Base, ModelTuning, TaskTuning
 from bench.contract import arch_of
+from bench.dense import finding, finetune
+from bench.tasks import data, docstrings
 from tests.conftest import write_task
 from tests.test_dense import MODEL, SIZE, TASK, run_of
 
@@ -36,20 +38,20 @@ def interrupt_after(steps):
 def test_an_interrupted_fine_tuning_goes_on_and_ends_where_a_whole_one_ends(small, monkeypatch, tmp_path):
     run, task_data = small
     whole = finetune.tune(run, task_data)
-    assert whole.folder == dense.tuned_folder(dense.tuned_key(run, task_data))
+    assert whole.folder == finding.tuned_folder(finding.tuned_key(run, task_data))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "second"))
     with monkeypatch.context() as interrupted:
         interrupted.setattr(training, "progress", interrupt_after(120))
         with pytest.raises(KeyboardInterrupt):
             finetune.tune(run, task_data)
-    assert dense.find(run, task_data) is None, "half a checkpoint was taken for one"
+    assert finding.find(run, task_data) is None, "half a checkpoint was taken for one"
     steps = []
     monkeypatch.setattr(training, "progress", lambda items, label: iter([steps.append(len(items)), *items]))
     again = finetune.tune(run, task_data)
     assert steps == [100], "it did not go on from step 100"
     first, second = (load_file(checkpoint.folder / "model.safetensors") for checkpoint in (whole, again))
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
-    assert dense.find(run, task_data) == again
+    assert finding.find(run, task_data) == again
     assert not list((tmp_path / "second" / "tuned").glob(".work*"))
 
 
@@ -64,7 +66,7 @@ def test_it_learns_and_frozen_embeddings_stay(small):
 
 
 def test_the_recipe_is_cut_at_a_number_of_tokens(small):
-    from bench.encoding import Encoder
+    from bench.tasks.encoding import Encoder
 
     run, task_data = small
     encoder = Encoder(finetune.base_folder(run), run.task, run.model.arch)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench import latency, limits, machine, nvml, timing
+from bench import machine
 from bench.config import LatencyPlan, Point
 from bench.contract import FAMILIES, tiny
 from bench.errors import UserError
 from bench.masks import Masks
-from bench.shrink import shrink
-from bench.timing import Ratio, alternate, paired
+from bench.nn.shrink import shrink
+from bench.speed import bounds, latency, nvml, timing
+from bench.speed.timing import Ratio, alternate, paired
 
 SHORT = LatencyPlan("quick", batch=4, length=16, min_rounds=12, min_seconds=0.01)
 
@@ -177,17 +178,17 @@ def test_what_limits_a_speedup_is_measured_on_every_family(family):
     masks = Masks.ones(model.shape)
     masks.heads[0], masks.heads[1, 1:], masks.neurons[:, 20:], masks.neurons[2] = 0.0, 0.0, 0.0, 0.0
     small = shrink(model, masks)
-    found = limits.explain(model, masks, small, replace(SHORT, batches=[1]), 38, "cpu")
+    found = bounds.explain(model, masks, small, replace(SHORT, batches=[1]), 38, "cpu")
     assert (found["batch"], found["alone"]["batch"]) == (4, 1)
     assert 1 < found["bound_with_fixed"] < found["flops_bound"]
     assert 0 < found["fixed_share"] < 1
     assert 0 < found["launch_share"] <= 1
     assert found["verdict"]
-    unsteady = limits.explain(model, masks, small, SHORT, 38, "cpu", headline=50.0)
+    unsteady = bounds.explain(model, masks, small, SHORT, 38, "cpu", headline=50.0)
     assert unsteady["verdict"].startswith("unsteady machine: 50.00 times as fast in one measurement")
-    twin = limits.native(small)
+    twin = bounds.native(small)
     assert {n: p.shape for n, p in twin.named_parameters()} == {n: p.shape for n, p in small.named_parameters()}
-    bare = limits.skeleton(model, masks)
+    bare = bounds.skeleton(model, masks)
     assert [type(m) for m in bare.modules()] == [type(m) for m in small.modules()], "operator for operator the same model"
 
 
@@ -206,7 +207,7 @@ def seconds(dense, pruned, native, empty, skeleton):
     ],
 )
 def test_the_verdict_names_what_stands_in_the_way(times, kept, word):
-    found = limits.summary(times, kept)
+    found = bounds.summary(times, kept)
     assert word in found["verdict"]
     assert found["flops_bound"] == 2.0
 

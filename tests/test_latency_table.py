@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench import latency_table, store
 from bench.contract import FAMILIES, tiny
-from bench.latency_table import Table, fit
 from bench.masks import Masks
-from bench.shrink import shrink
+from bench.nn.shrink import shrink
+from bench.records import store
+from bench.speed import latency_table
+from bench.speed.latency_table import Table, fit
 from tests.test_cli import SMALL
 from tests.test_store import run_of
 
@@ -55,7 +56,7 @@ def test_a_slope_is_never_negative():
 def test_every_number_of_heads_is_timed_on_a_short_model(family, monkeypatch):
     """The clock is replaced by the number of parameters: more units, more seconds, and the model is as it was."""
     model = tiny(family, dtype=torch.float32)
-    from bench import timing
+    from bench.speed import timing
 
     def parameters(module, batch, device):
         module(**batch)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench import contract
 from bench.budget import Budget
 from bench.masks import WeightMasks
-from bench.shrink import zeroed
+from bench.nn.shrink import zeroed
 from bench.training import cubic
 from methods.masked_weights import Gates, Masked, MaskedWeights, _by_bits, kth_largest
 from methods.smp import Strength, shares

@@ -11,15 +11,16 @@ import pytest
 import torch
 from scipy import stats
 
-from bench import machine, pruning, score
+from bench import machine, pruning
 from bench.budget import Budget
 from bench.config import Task
 from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
-from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.method import Method
+from bench.nn.bf16 import bf16_layers
 from bench.stages import collect, progress, stage
+from bench.tasks import scoring
 from tests.helpers import measured
 
 LOGITS = np.array([[2.0, 1], [0, 3], [1, 0], [0, 1]], np.float32)  # predicts 0, 1, 0, 1
@@ -46,7 +47,7 @@ def test_correlations_are_scipys_and_have_no_value_where_undefined():
 
 def test_logits_that_are_not_finite_have_no_score():
     with pytest.raises(ValueError, match="not finite"):
-        score.measured(Task(["text"], ["a", "b"], ["accuracy"], "accuracy", 9.0, 16), LOGITS * np.float32("nan"), None)
+        scoring.measured(Task(["text"], ["a", "b"], ["accuracy"], "accuracy", 9.0, 16), LOGITS * np.float32("nan"), None)
 
 
 class Slow(Method):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bench.contract import FAMILIES, batch, tiny
-from bench.half import bf16_layers
 from bench.masks import Masks
 from bench.nn.attention import SHORT, attention
-from bench.packing import inputs_of
-from bench.shrink import exact_mask_error, mask_error, shrink
+from bench.nn.bf16 import bf16_layers
+from bench.nn.packing import inputs_of
+from bench.nn.shrink import exact_mask_error, mask_error, shrink
 from bench.tasks.spans import NEVER
 
 PADDED, UNPADDED = batch([9, 4, 1, 7]), batch([6, 6, 6])

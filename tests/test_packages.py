@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from bench import packages
 from bench.config import Base
+from bench.dense import packages
 from bench.errors import UserError
 from bench.files import cache_folder
 

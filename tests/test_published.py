@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from analysis import frame, published
-from bench import store
+from bench.records import store
 from tests.test_store import made
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

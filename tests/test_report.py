@@ -16,7 +16,7 @@ import pytest
 
 from analysis import frame, report, statistics
 from analysis.report import data
-from bench.store import Stored
+from bench.records.store import Stored
 from tests.test_store import made
 
 HERE, THERE = "test-2c", "other-8c"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import show
-from bench.record import OTHER_WORK
+from bench.records.reading import OTHER_WORK
 from tests.test_tables import entry
 
 HALF = np.tril(np.ones((2, 4)))

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import config, data, encoding
+from bench import config
 from bench.config import Task
 from bench.contract import SIZES, arch_of, calibration, span_batch, tiny
+from bench.dense.finetune import write_random
 from bench.errors import UserError
-from bench.finetune import write_random
-from bench.packing import Context
+from bench.nn.packing import Context
+from bench.tasks import data, encoding
 from bench.tasks import windows as windows_of
 from bench.tasks.spans import NEVER
 from methods.kprune import KPrune

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import record, store
 from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Recover, Run, Task
 from bench.contract import arch_of
-from bench.data import Split, TaskData
 from bench.errors import UserError
+from bench.records import record, store
+from bench.records.reading import has_random_weights
 from bench.run import PROTOCOL
+from bench.tasks.data import Split, TaskData
 
 # The keys of a record, as docs/records.md lists them.
 KEYS = {
@@ -283,5 +284,5 @@ def test_committed_records_are_whole():
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())
         assert {"heads", "neurons"} <= arrays
-        if not record.has_random_weights(entry.record):
+        if not has_random_weights(entry.record):
             assert {"gold", "logits_dense", "logits_pruned"} <= arrays or {"answers_dense", "answers_pruned"} <= arrays

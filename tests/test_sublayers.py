@@ -7,8 +7,8 @@ from torch import nn
 
 from bench.contract import FAMILIES, batch, tiny
 from bench.masks import Masks
+from bench.nn.shrink import grow, mask_error, shrink
 from bench.nn.sublayer import Producer
-from bench.shrink import grow, mask_error, shrink
 
 
 def test_units_own_consecutive_columns_and_rows():

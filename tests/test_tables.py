@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from analysis import changes, choose, frame, layout, published, tables
-from bench import rows, store
 from bench.errors import UserError
-from bench.record import OTHER_WORK
+from bench.records import rows, store
+from bench.records.reading import OTHER_WORK
 from tests.test_store import made
 
 GOLD = np.arange(400) % 2

@@ -16,14 +16,15 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
-from bench import checkpoint, contract, label_words, losses
+from bench import contract, label_words
 from bench.budget import Budget
 from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
-from bench.recover import Recovery
-from bench.shrink import grow, mask_error, shrink
-from bench.tasks import KINDS
+from bench.nn.shrink import grow, mask_error, shrink
+from bench.saved import checkpoint
+from bench.tasks import KINDS, losses
+from bench.train.recover import Recovery
 from bench.training import Drawn, last_checkpoint
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench import verdict
+from bench.records import verdict
 
 GOLD = np.array([1] * 70 + [0] * 30)
 

@@ -10,7 +10,7 @@ from analysis import tables
 from analysis.frame import CELL, Frame, scored
 from analysis.report.runs import UNITS, Run
 from analysis.report.text import NONE, shown, tokens, within
-from bench.show import last_line
+from bench.records.reading import last_line
 
 WORST = 20.0  # points lost, from where on a colour is as strong as it gets
 

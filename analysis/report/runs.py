@@ -6,8 +6,9 @@ from typing import Any
 
 from analysis.frame import Frame
 from analysis.report.text import spaced
-from bench.record import Record, has_random_weights, method_label, passes
-from bench.show import number
+from bench.records.reading import has_random_weights, method_label, passes
+from bench.records.schema import Record
+from bench.records.table import number
 
 UNITS = {"flops": "FLOPs", "params": "parameters", "weights": "single weights", "latency": "the time of a forward pass"}
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.frame import Frame
 from analysis.report.text import NONE
-from bench.record import Record
+from bench.records.schema import Record
 
 COUNTED = {"tasks": "task", "models": "model", "methods": "method", "machines": "machine", "seeds": "seed"}
 

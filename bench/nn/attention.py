@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import AttentionPaths
+from bench.nn.packing import Context
 from bench.nn.sublayer import SubLayer, Units, widened
-from bench.packing import Context
 
 SHORT = 64  # tokens up to which attention is computed by plain products on a CPU
 

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from bench.config import FeedForwardPaths
+from bench.nn.packing import Context
 from bench.nn.sublayer import SubLayer
-from bench.packing import Context
 
 
 class FeedForward(SubLayer):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.masks import Floats
-from bench.packing import Context
+from bench.nn.packing import Context
 
 Units = NDArray[np.intp] | Sequence[int]
 
@@ -164,7 +164,7 @@ class SubLayer(ABC):
             self._slice(kept, gone)
 
     def _slice(self, kept: Units, gone: Units) -> None:
-        # indices stay on the CPU: a model without weights (bench.checkpoint.structure) has nowhere to read them from
+        # indices stay on the CPU: a model without weights (bench.saved.checkpoint.structure) has nowhere to read them from
         for producer in self.producers:
             tp.prune_linear_out_channels(producer.linear, _blocks(gone, producer.width).tolist())
         tp.prune_linear_in_channels(self.projection, _blocks(gone, self.width).tolist())

@@ -32,7 +32,7 @@ import json, pathlib, yaml
 try:
     from bench.records.identity import method_source
 except ImportError:
-    from bench.record import method_source
+    from bench.records.record import method_source
 methods = {path.stem: yaml.safe_load(path.read_text()) for path in pathlib.Path("conf/method").glob("*.yaml")}
 print(json.dumps({name: method_source(method["_target_"]) for name, method in methods.items()}))
 """

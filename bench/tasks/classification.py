@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.config import Task
-    from bench.encoding import Examples
+    from bench.tasks.encoding import Examples
 
 
 class Classification(Kind):
@@ -49,7 +49,7 @@ class Classification(Kind):
 
     def score(self, task: "Task", logits: Logits, examples: "Examples") -> Score:
         """By the largest logit."""
-        from bench import metrics
+        from bench.tasks import metrics
 
         gold = examples.split.labels
         predicted = logits.argmax(1)

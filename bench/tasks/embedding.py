@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from bench.calibration import Calibration
     from bench.config import Arch, Task
-    from bench.data import Split
-    from bench.encoding import Encoded, Encoder, Examples, Positions
     from bench.masks import Masks
     from bench.model import PrunableModel
-    from bench.packing import Batch, Context
+    from bench.nn.packing import Batch, Context
+    from bench.tasks.data import Split
+    from bench.tasks.encoding import Encoded, Encoder, Examples, Positions
 
 SCALE = 20.0  # of cosines in the contrastive loss, as sentence-transformers has it (Reimers and Gurevych 2019)
 FIRST = 10  # ranks that count for MRR@10
@@ -101,7 +101,7 @@ class Embedding(Kind):
 
     def logits(self, module: "nn.Module", batch: "Batch") -> "Tensor":
         """Embeddings [B, d]."""
-        from bench.packing import inputs_of
+        from bench.nn.packing import inputs_of
 
         return module(**inputs_of(batch)).embedding  # type: ignore[no-any-return]
 
@@ -152,7 +152,7 @@ class Embedding(Kind):
     def files(self, task: "Task", folder: "Path", arch: "Arch", masks: "Masks", small: "nn.Module") -> None:
         """What makes the folder one of sentence-transformers."""
         from bench.model import PrunableModel
-        from bench.sentence import write_modules
+        from bench.saved.sentence import write_modules
 
         dense = self.from_config(small.config, attn_implementation=small.config._attn_implementation)  # type: ignore[union-attr]
         write_modules(folder, task.max_length, PrunableModel(dense, arch, self), masks, small)
@@ -237,6 +237,6 @@ def pooled(hidden: "Tensor", mask: "Tensor | None") -> "Tensor":
 
 
 def _pooled(encoder: Any) -> "nn.Module":
-    from bench.sentence import SentenceEncoder
+    from bench.saved.sentence import SentenceEncoder
 
     return SentenceEncoder(encoder)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from bench.calibration import Calibration
     from bench.config import Arch, Task
-    from bench.data import Split
-    from bench.encoding import Encoder, Examples
     from bench.masks import Masks
     from bench.model import PrunableModel
-    from bench.packing import Batch, Context
+    from bench.nn.packing import Batch, Context
+    from bench.tasks.data import Split
+    from bench.tasks.encoding import Encoder, Examples
 
 Logits = NDArray[np.float32]
 Values = dict[str, float | None]
@@ -73,7 +73,7 @@ class Kind:
         return [task.label]
 
     def labels(self, table: "pa.Table", task: "Task", texts: list[list[str]], where: str) -> Mapping[str, Any]:
-        """The fields of bench.data.Split that hold a split's labels.
+        """The fields of bench.tasks.data.Split that hold a split's labels.
 
         Raises:
             UserError: a label is not what the task asks for.
@@ -82,7 +82,7 @@ class Kind:
 
     def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
         """The examples of a split: its rows, unless the kind cuts them otherwise."""
-        from bench.encoding import Rows
+        from bench.tasks.encoding import Rows
 
         return Rows(encoder, split)
 
@@ -100,7 +100,7 @@ class Kind:
 
     def logits(self, module: "nn.Module", batch: "Batch") -> "Tensor":
         """A transformers model's outputs for a batch."""
-        from bench.packing import inputs_of
+        from bench.nn.packing import inputs_of
 
         return module(**inputs_of(batch)).logits  # type: ignore[no-any-return]
 

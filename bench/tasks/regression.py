@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.config import Task
-    from bench.encoding import Examples
+    from bench.tasks.encoding import Examples
 
 
 class Regression(Kind):
@@ -47,7 +47,7 @@ class Regression(Kind):
 
 def correlated(task: "Task", logits: Logits, gold: np.ndarray) -> Score:
     """Correlations of predicted numbers [examples, 1] with gold ones."""
-    from bench import metrics
+    from bench.tasks import metrics
 
     predicted = logits[:, 0].astype(np.float64)
     return Score({"logits": logits}, *metrics.scored(task, predicted, gold), metrics.notes(task, predicted, gold))

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.config import Arch, Task
-    from bench.data import Split
-    from bench.encoding import Encoder, Examples
     from bench.model import PrunableModel
-    from bench.packing import Batch, Context
+    from bench.nn.packing import Batch, Context
+    from bench.tasks.data import Split
+    from bench.tasks.encoding import Encoder, Examples
 
 TITLE = "title"  # column of a question's article
 NEVER = -1e4  # logit of a padded token as the start or end of an answer
@@ -75,7 +75,7 @@ class Spans(Kind):
         """Padding is never a start or an end."""
         import torch
 
-        from bench.packing import inputs_of
+        from bench.nn.packing import inputs_of
 
         out = module(**inputs_of(batch))
         logits = torch.stack([out.start_logits, out.end_logits], -1)

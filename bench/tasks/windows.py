@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import config
-from bench.data import Split
 from bench.errors import UserError
-from bench.verdict import LOSE_TAILS
+from bench.records.verdict import LOSE_TAILS
+from bench.tasks.data import Split
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]

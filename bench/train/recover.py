@@ -13,8 +13,8 @@ from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
 from bench.model import PrunableModel
-from bench.rounding import rounded
-from bench.shrink import grow, shrink
+from bench.nn.rounding import rounded
+from bench.nn.shrink import grow, shrink
 from bench.stages import stage
 from bench.training import Fit, Group, Training, cubic, linear
 

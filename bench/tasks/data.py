@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from bench import plugin
 from bench.config import Task
+from bench.dense.hub import fetch_split
 from bench.errors import UserError, first_line, nearest
 from bench.files import cache_folder, digest, place, place_of, whole_folder
-from bench.hub import fetch_split
 from bench.tasks import KINDS, columns
 
 

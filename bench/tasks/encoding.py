@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.config import Arch, Task
-from bench.data import Split
 from bench.errors import UserError, first_line
-from bench.packing import Batch, places_of
+from bench.nn.packing import Batch, places_of
 from bench.tasks import KINDS
+from bench.tasks.data import Split
 
 Positions = NDArray[np.intp]
 Encoded = dict[str, list[int]]

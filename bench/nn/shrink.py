@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.masks import Masks, WeightMasks, place
 from bench.model import PrunableModel
-from bench.packing import Batch
+from bench.nn.packing import Batch
 
 MASK_ERROR_LIMIT = 1e-4  # of float32 logits, beyond which it is looked whether that is rounding
 EXACT_ERROR_LIMIT = 1e-8  # of float64's

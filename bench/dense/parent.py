@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from bench import verdict
-from bench.dense import Checkpoint, pruned_before
+from bench.dense.finding import Checkpoint, pruned_before
+from bench.records import verdict
 
 if TYPE_CHECKING:
     from bench.model import PrunableModel

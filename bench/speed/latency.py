@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import nvml
 from bench.config import LatencyPlan, Point
 from bench.errors import UserError, first_line
-from bench.memory import peak_memory
+from bench.speed import nvml
+from bench.speed.memory import peak_memory
+from bench.speed.timing import Ratio, Seconds, alternate, inputs, timer
 from bench.stages import progress, say
-from bench.timing import Ratio, Seconds, alternate, inputs, timer
 
 MEASURED = ("rounds", "dense_ms", "pruned_ms", "dense_ms_p10_p90", "pruned_ms_p10_p90", "speedup", "low", "high")
 BESIDE = ("dense_per_second", "pruned_per_second", "dense_peak_bytes", "pruned_peak_bytes", "dense_joules", "pruned_joules")

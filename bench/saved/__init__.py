@@ -1,0 +1,1 @@
+"""A pruned model as a folder that others can open."""

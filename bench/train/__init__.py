@@ -1,0 +1,1 @@
+"""What methods that train and retraining share."""
