@@ -9,6 +9,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from analysis import style
 from analysis.report.data import PUBLISHED_MODEL
@@ -84,13 +85,14 @@ def plots(cells: pd.DataFrame, costs: pd.DataFrame, points: pd.DataFrame, publis
     """All that there are points for."""
     methods = sorted(set(cells.method))
     ends = [float(cells.ratio.min()) - MARGIN, float(cells.ratio.max()) + MARGIN] if len(cells) else [0.0, 1.0]
-    drawn = [
-        _plot_cost(costs, "speedup", "measured speedup", methods, "The line joins what nothing beats."),
-        _plot_cost(costs, "passes", "passes over the calibration set", methods, "Lines join what nothing of the same ratio beats."),
-        _plot_ratio(cells, methods, ends),
-        _plot_published(cells, published, methods),
-        _plot_bound(points),
-    ]
+    with debug_mode(False):  # the tests hold the specs against the schema, which takes longer than all else here
+        drawn = [
+            _plot_cost(costs, "speedup", "measured speedup", methods, "The line joins what nothing beats."),
+            _plot_cost(costs, "passes", "passes over the calibration set", methods, "Lines join what nothing of the same ratio beats."),
+            _plot_ratio(cells, methods, ends),
+            _plot_published(cells, published, methods),
+            _plot_bound(points),
+        ]
     return [plot for plot in drawn if plot.words]
 
 
@@ -258,7 +260,7 @@ def _layered(mode: str, *layers: alt.Chart) -> Spec:
     """Layers that zoom together: by wheel or pinch with Control, so that a page still scrolls over them."""
     zoom = alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey || event.metaKey]")
     chart = alt.layer(*layers[:-1], layers[-1].add_params(zoom)).properties(width="container", height=340)
-    return {**chart.to_dict(), "config": _config(mode)}
+    return {**chart.to_dict(validate=False), "config": _config(mode)}
 
 
 def _config(mode: str) -> Spec:
