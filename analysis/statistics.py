@@ -63,7 +63,7 @@ def over_seeds(values: Sequence[float]) -> float | None:
     """Half of the 95 % t interval of the mean; None for one value."""
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(stats.t.ppf(0.975, len(values) - 1) * (np.std(values, ddof=1) / np.sqrt(len(values))))
 
 
 def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
