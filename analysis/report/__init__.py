@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
@@ -73,7 +74,7 @@ def _template(name: str) -> jinja2.Template:
 @cache
 def _vega() -> str:
     """The scripts that draw the plots; they leave `vegaEmbed` in the window. Bundling takes seconds, so the cache keeps them."""
-    kept = cache_folder() / "vega" / f"{vl_convert.__version__}.js"
+    kept = cache_folder() / "vega" / f"{version('vl-convert-python')}.js"
     with suppress(OSError):
         return kept.read_text(encoding="utf-8")
     scripts = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
