@@ -81,18 +81,18 @@ def _key(cell: Cell, depth: int) -> tuple[Any, ...]:
 
 def _record_of(cell: Cell, stored: Sequence[Stored], machine: str) -> Stored | None:
     """The machine's own record before another's."""
-    answers = [entry for entry in stored if _answers(entry.record, cell)]
+    asked = {"unit": "flops", "precision": "fp32"} | cell
+    fields = [(key, asked[key]) for key in ("task", "ratio", "seed", "model", "unit", "precision") if key in asked]
+    same = [entry for entry in stored if all(entry.record[key] == value for key, value in fields)]
+    answers = [entry for entry in same if _answers(entry.record, cell)]
     return min(answers, key=lambda entry: entry.record["machine"]["name"] != machine, default=None)
 
 
 def _answers(record: Record, cell: Cell) -> bool:
+    """Whether a record of a cell's task, model, ratio, seed, unit and precision is the cell's in all else, too."""
     tokens: int | None = record["calibration"]["tokens"]
     asked = cell.get("calibration.tokens", TOKENS)
-    asked_of = {"unit": "flops", "precision": "fp32"} | {
-        key: cell[key] for key in ("task", "model", "ratio", "seed", "unit", "precision") if key in cell
-    }
-    same = all(record[key] == value for key, value in asked_of.items()) and record["method"]["name"] == cell["method"]
-    same = same and record["recover"] == _recover(cell) and not set_fields(record)
+    same = record["method"]["name"] == cell["method"] and record["recover"] == _recover(cell) and not set_fields(record)
     plain = record["calibration"]["sampler"] == "tokens" and not has_random_weights(record) and not record.get("round_to")
     return plain and same and record["status"] != "failed" and (tokens is None or 0 <= tokens - asked < SLACK)
 

@@ -18,6 +18,8 @@ Arrays = Mapping[str, Any]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
+PARTS = 32  # in which resamples are ranked, each small enough for the processor's cache
+ROUNDING = 1e-10  # of a sum of squares: what rounding leaves of a variance that is 0
 SEEDS = 3  # from which on their spread is told
 
 
@@ -61,7 +63,7 @@ def over_seeds(values: Sequence[float]) -> float | None:
     """Half of the 95 % t interval of the mean; None for one value."""
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(stats.t.ppf(0.975, len(values) - 1) * (np.std(values, ddof=1) / np.sqrt(len(values))))
 
 
 def over_examples(score: str, arrays: Arrays, which: str = "pruned") -> float:
@@ -324,26 +326,27 @@ def _ratio(counts: Floats, member: NDArray[np.int64], top: Floats, bottom: Float
 
 
 def _pearson(counts: Floats, member: NDArray[np.int64], predicted: Floats, gold: Floats) -> Floats:
-    weights = counts[:, member]
-    return _correlation(weights, _centred(weights, predicted), _centred(weights, gold))
+    """By sums over the examples alone; what is left of the variance of a constant is rounding, and counts as 0."""
+    x, y = predicted - predicted.mean(), gold - gold.mean()
+    sums = [np.bincount(member, column, counts.shape[1]) for column in (np.ones(len(x)), x, y, x * y, x * x, y * y)]
+    n, sum_x, sum_y, sum_xy, sum_xx, sum_yy = (counts @ np.stack(sums, 1)).T
+    xx, yy = sum_xx - sum_x**2 / n, sum_yy - sum_y**2 / n
+    return _correlation(sum_xy - sum_x * sum_y / n, np.where(xx > ROUNDING * sum_xx, xx, 0), np.where(yy > ROUNDING * sum_yy, yy, 0))
 
 
 def _spearman(counts: Floats, member: NDArray[np.int64], predicted: Floats, gold: Floats) -> Floats:
-    weights = counts[:, member]
-    return _correlation(weights, _ranks(weights, predicted), _ranks(weights, gold))
+    return np.concatenate([_spearman_of(part[:, member], predicted, gold) for part in np.array_split(counts, PARTS)])
 
 
-def _correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
-    """Times 100, of centred values [samples, examples]; 0 where one side is constant."""
-    xy, xx, yy = (np.einsum("se,se,se->s", weights, one, other) for one, other in ((x, y), (x, x), (y, y)))
+def _spearman_of(weights: Floats, predicted: Floats, gold: Floats) -> Floats:
+    x, y = _ranks(weights, predicted), _ranks(weights, gold)
+    return _correlation(*(np.einsum("se,se,se->s", weights, one, other) for one, other in ((x, y), (x, x), (y, y))))
+
+
+def _correlation(xy: Floats, xx: Floats, yy: Floats) -> Floats:
+    """Times 100, of sums of products over the examples; 0 where one side is constant."""
     scale = np.sqrt(xx * yy)
-    return np.asarray(100.0 * xy / np.where(scale > 0, scale, 1.0))
-
-
-def _centred(weights: Floats, values: Floats) -> Floats:
-    """Taking off the value of a sampled example first makes what is constant in a sample exactly 0."""
-    moved = values - values[(weights > 0).argmax(1)][:, None]
-    return np.asarray(moved - (weights * moved).sum(1, keepdims=True) / weights.sum(1, keepdims=True))
+    return np.where(scale > 0, 100.0 * xy / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _ranks(weights: Floats, values: Floats) -> Floats:
@@ -351,6 +354,8 @@ def _ranks(weights: Floats, values: Floats) -> Floats:
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    held = weights.take(order, 1)
+    if len(starts) < len(order):
+        held = np.add.reduceat(held, starts, axis=1)
     below = held.cumsum(1)
-    return np.asarray((below - (held + below[:, -1:]) / 2)[:, group])
+    return np.asarray((below - (held + below[:, -1:]) / 2).take(group, 1))

@@ -157,6 +157,7 @@ def _width(labels: list[str], columns: int) -> float:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """As SVG and PNG, the same bytes for the same content."""
+    """As SVG and PNG, the same bytes for the same content; laid out once, for both."""
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")
     figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})

@@ -39,6 +39,7 @@ def timed(frame: Frame, machine: str) -> pd.DataFrame:
     return found.assign(**{name: found[name].where(found.quiet) for name in SPOILT})
 
 
+SCORES = ["score_name", "dense_score", "score", "collapsed", "suspect"]
 MEANS = ["trivial", "auc_dense", "auc", "matthews_dense", "matthews"]
 FREE = ["auc_dense", "auc", "matthews_dense", "matthews", "pearson_dense", "pearson", "spearman_dense", "spearman"]
 
@@ -52,7 +53,8 @@ def accuracy(frame: Frame) -> pd.DataFrame:
     `collapsed`: at least half of the runs are no better than the trivial answer (bench.records.verdict); `suspect`: why the row has to
     be measured again; `wins`: no other method is as good within the paired interval. What collapsed or is suspect never wins.
     """
-    rows = [dict(zip(CELL, key, strict=True)) | _cell(frame, group) for key, group in runs(frame).groupby(CELL)]
+    found = runs(frame)[[*CELL, *SCORES, *MEANS]]
+    rows = [dict(zip(CELL, key, strict=True)) | _cell(frame, group) for key, group in found.groupby(CELL)]
     columns = [*CELL, "runs", "dense", "score", "seeds", "examples", "lost", "lost_low", "lost_high", "collapsed", "suspect", *MEANS]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(wins=_winners(frame, table))
@@ -91,7 +93,7 @@ def _winners(frame: Frame, table: pd.DataFrame) -> list[bool]:
 @cache
 def _by_seed(frame: Frame) -> dict[Cell, dict[int, str]]:
     """The folders of each cell's runs by their seed."""
-    return {key: dict(zip(group.seed, group.index, strict=True)) for key, group in runs(frame).groupby(CELL)}
+    return {key: dict(zip(group.seed, group.index, strict=True)) for key, group in runs(frame)[[*CELL, "seed"]].groupby(CELL)}
 
 
 def between(frame: Frame, first: Cell, second: Cell) -> Difference | None:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
 
+import altair
 import numpy as np
 import pytest
 
@@ -239,6 +240,12 @@ def test_every_point_leads_to_its_run_with_configuration_command_and_versions(pa
     run = page[page.index('id="run-0"') :].split("</article>")[0]
     for part in ("python -m bench method=kwon", "&#34;mu&#34;: 64.0", "transformers", "1.50 [1.40, 1.60] at batch 32, 128 tokens"):
         assert part in run
+
+
+def test_plots_are_valid_vega_lite(page):
+    specs = json.loads(re.search(r"^const plots = (.*);$", page, re.MULTILINE)[1])
+    for spec in (spec for modes in specs.values() for spec in modes.values()):
+        altair.LayerChart.from_dict(spec)  # raises where the schema has something else
 
 
 def test_plots_have_words_and_a_description_beside_them(page):

@@ -1,6 +1,8 @@
 """The report: all that the records say as one page that needs no network."""
 
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
@@ -11,6 +13,7 @@ from analysis.frame import Frame
 from analysis.report import data, rows, summary
 from analysis.report.plots import legend, plots
 from analysis.report.runs import Run, run_of
+from bench.files import cache_folder, keep_file
 
 FILTERS = ("task", "model", "ratio", "method")
 
@@ -70,5 +73,11 @@ def _template(name: str) -> jinja2.Template:
 
 @cache
 def _vega() -> str:
-    """The scripts that draw the plots; they leave `vegaEmbed` in the window."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    """The scripts that draw the plots; they leave `vegaEmbed` in the window. Bundling takes seconds, so the cache keeps them."""
+    kept = cache_folder() / "vega" / f"{version('vl-convert-python')}.js"
+    with suppress(OSError):
+        return kept.read_text(encoding="utf-8")
+    scripts = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    with suppress(OSError):
+        keep_file(kept, lambda file: file.write(scripts.encode()))
+    return scripts

@@ -103,11 +103,11 @@ def leaderboard(frame: Frame, cells: pd.DataFrame, costs: pd.DataFrame, runs: di
     """One row for each cell, with all its runs, whatever machine made them, and what it cost on one machine."""
     members = scored(frame.table).sort_values(["seed", "created"]).groupby(CELL).groups
     counted = set(tables.runs(frame).index)
-    timed = costs.set_index("anchor")
+    timed = {row.anchor: _timing(row) for row in costs.itertuples()}
+    untimed = dict.fromkeys(("speedup", "passes", "seconds"), Cell(NONE))
     for _, row in cells.iterrows():
-        own = [runs[folder] if folder in counted else _superseded(runs[folder]) for folder in members[tuple(row[CELL])]]
-        cost = _timing(timed.loc[row.anchor]) if row.anchor in timed.index else dict.fromkeys(("speedup", "passes", "seconds"), Cell(NONE))
-        yield Row(row.anchor, _columns(row, cost), own, bool(row.wins))
+        own = [runs[folder] if folder in counted else _superseded(runs[folder]) for folder in members[tuple(row[name] for name in CELL)]]
+        yield Row(row.anchor, _columns(row, timed.get(row.anchor, untimed)), own, bool(row.wins))
 
 
 def _superseded(run: Run) -> Run:
@@ -148,8 +148,8 @@ def _timing(row: Any) -> dict[str, Cell]:
 def timings(costs: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
     """By machine and by row of the leaderboard, what its cells of timings hold."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {}
-    for _, row in costs.iterrows():
-        found.setdefault(row.machine, {})[row.anchor] = {name: [cell.text, cell.value] for name, cell in _timing(row).items()}
+    for row in costs.itertuples():
+        found.setdefault(str(row.machine), {})[str(row.anchor)] = {name: [cell.text, cell.value] for name, cell in _timing(row).items()}
     return found
 
 
