@@ -38,7 +38,7 @@ LIBRARIES = {  # label: package
 TRAIN, VALIDATION = 1300, 320  # at most so many of a library
 LEAST_WORDS, MOST_WORDS = 6, 60
 QUERIES = 252  # of a library in each split of docstrings-search, so that some 2 000 documents are left to choose from
-LEAST_OF_REST, MOST_OF_REST = 15, 80  # words
+LEAST_OF_REST, MOST_OF_REST = 15, 40  # words
 VERSION = 1
 GIVEAWAYS = re.compile(
     r"\b(matplotlib|mpl|pyplot|plt|numpy|np|pandas|pd|c?python|scikit-learn|scikit|sklearn|scipy|(py)?torch\w*|"
