@@ -28,9 +28,11 @@ from bench.files import cache_folder, keep_file
 from bench.machine import repeatable
 from bench.model import PrunableModel
 from bench.nn.packing import Batch
-from bench.records.schema import Record
+from bench.records.identity import method_source
+from bench.records.record import data_section
 from bench.stages import progress
 from bench.tasks import KINDS, scoring
+from bench.tasks.data import TaskData
 from bench.tasks.encoding import Encoded, Encoder, Examples, Positions
 from bench.tasks.losses import objective
 from bench.train import processes
@@ -93,6 +95,26 @@ class Training:
     lock: Any = None
     began: float = field(default_factory=time.perf_counter)
     fits: int = 0
+
+    @staticmethod
+    def of(run: Run, data: TaskData, run_id: str, base: Path, encoder: Encoder, train: Examples, teacher: PrunableModel) -> "Training":
+        """What the method of a run, or the retraining after it, trains on; an interrupted run finds its checkpoints again."""
+        content = json.dumps([run_id, method_source(run.method_target), data_section(data)], sort_keys=True)
+        return Training(
+            task=run.task,
+            recipe=run.model.tuning,
+            encoder=encoder,
+            base=base,
+            train=train,
+            teacher=teacher,
+            folder=cache_folder() / "training" / hashlib.sha256(content.encode()).hexdigest()[:32],
+            seed=run.keys.seed,
+            device=run.device,
+            bf16=run.keys.precision == "bf16",
+            accumulate=run.keys.accumulate,
+            task_name=run.task_name,
+            embeddings=run.model.arch.embeddings,
+        )
 
     def __post_init__(self) -> None:
         self.earlier = _seconds(self.folder)  # spent before an interruption, in vain or not
@@ -362,29 +384,6 @@ def last_checkpoint(work: Path) -> str | None:
                 return str(found[-1])
         shutil.rmtree(found.pop(), ignore_errors=True)
     return None
-
-
-def prepare(run: Run, base: Path, encoder: Encoder, train: Examples, dense: PrunableModel, record: Record) -> Training:
-    """What the method of a run, or the retraining after it, trains on; an interrupted run finds its checkpoints again.
-
-    `base`: the folder of the model that the method starts from.
-    """
-    content = json.dumps([record["id"], record["software"]["method_source"], record["data"]], sort_keys=True)
-    return Training(
-        task=run.task,
-        recipe=run.model.tuning,
-        encoder=encoder,
-        base=base,
-        train=train,
-        teacher=dense,
-        folder=cache_folder() / "training" / hashlib.sha256(content.encode()).hexdigest()[:32],
-        seed=run.keys.seed,
-        device=run.device,
-        bf16=run.keys.precision == "bf16",
-        accumulate=run.keys.accumulate,
-        task_name=run.task_name,
-        embeddings=run.model.arch.embeddings,
-    )
 
 
 def _seconds(folder: Path) -> float:

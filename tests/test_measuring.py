@@ -131,9 +131,8 @@ def test_the_machine_has_a_short_stable_name():
     name = machine.machine_name("cpu")
     assert name == machine.machine_name("cpu")
     assert f"-{machine.usable_cores()}c-" in name
-    described = machine.describe("cpu", 1, 0.0)
-    assert described["name"] == name
-    assert described["gpu"] is None
+    assert machine.named("cpu", 1) == {"name": name, "threads": 1}
+    assert machine.describe("cpu", 0.0)["gpu"] is None
 
 
 def test_other_work_is_seen_and_own_is_not():

@@ -67,12 +67,12 @@ class Facts:
     label_words: bool | None = None
 
     @staticmethod
-    def of(run: Run, record: Record) -> "Facts":
-        """Of a run that has ended; what is kept comes with the masks. No dotted path of code stays in the task."""
+    def of(run: Run, run_id: str) -> "Facts":
+        """Of a run; what is kept comes with the masks. No dotted path of code stays in the task."""
         return Facts(
             schema=SCHEMA,
             prunebench=bench.__version__,
-            id=record["id"],
+            id=run_id,
             method=run.method,
             task_name=run.task_name,
             model=run.model_name,
