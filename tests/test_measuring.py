@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.masks import Masks
 from bench.method import Method
 from bench.nn.bf16 import bf16_layers
+from bench.speed import meter
 from bench.stages import collect, progress, stage
 from bench.tasks import scoring
 from tests.helpers import measured
@@ -91,7 +92,7 @@ def test_masks_over_budget_fail_the_run():
 
 
 def test_the_sample_of_the_pass_is_spread_over_the_set():
-    order = list(pruning._spread(list(range(40))))  # type: ignore[arg-type]
+    order = list(meter._spread(list(range(40))))  # type: ignore[arg-type]
     assert sorted(order) == list(range(40))
     assert order[:4] == [0, 10, 20, 30]
 
