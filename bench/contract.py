@@ -111,6 +111,7 @@ def training(model: PrunableModel, folder: Path, regression: bool = False) -> "T
     """A small train split for a method that trains: 16 texts of characters, batches of 4, label words a and b."""
     from transformers import BertTokenizer
 
+    from bench.train.resuming import Workplace
     from bench.training import Training  # seconds of imports, which a method that does not train is spared
 
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation][: VOCABULARY - 5]
@@ -129,7 +130,7 @@ def training(model: PrunableModel, folder: Path, regression: bool = False) -> "T
         base=folder / "base",
         train=_Made(regression),
         teacher=model.copy(),
-        folder=folder,
+        work=Workplace(folder),
         seed=0,
         device=str(model.device),
         embeddings=model.arch.embeddings,

@@ -77,12 +77,12 @@ def prune(
 
     with repeatable(model.device.type), metered(dense, calibration, precision) as meter:
         if training:
-            training.began = meter.start
+            training.work.began = meter.start
         chosen = recovery.prune(model, budget, choose) if recovery else choose(budget)
     if not budget.fits(budget.cost(chosen)):
         raise ValueError(f"the masks cost {budget.cost(chosen):.6g}, the budget is {budget.limit:.6g}")
     weights = chosen if isinstance(chosen, WeightMasks) else None
     masks = Masks.ones(model.shape) if isinstance(chosen, WeightMasks) else chosen
     masks.check(model.shape)
-    cost = meter.cost(method.notes + (recovery.notes if recovery else []), training.earlier if training else 0.0)
+    cost = meter.cost(method.notes + (recovery.notes if recovery else []), training.work.earlier if training else 0.0)
     return Pruning(masks, weights, PrunableModel(model.module, model.arch, model.kind), cost)

@@ -90,4 +90,4 @@ def execute(run: Run, data: TaskData, known: Known, record: Record) -> Done:
         record["latency"] |= steps.time(run, dense, pruned, small)
         record["seconds"] |= seconds
     arrays = steps.arrays(run, data, dense, small, after)
-    return Done(own, arrays, small.module, small.masks, pruned.weights, dense.checkpoint, training.folder if training else None)
+    return Done(own, arrays, small.module, small.masks, pruned.weights, dense.checkpoint, training.work.folder if training else None)

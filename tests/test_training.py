@@ -24,8 +24,9 @@ from bench.method import Skip
 from bench.nn.shrink import grow, mask_error, shrink
 from bench.saved import checkpoint
 from bench.tasks import KINDS, losses
+from bench.train.order import Drawn, collate
 from bench.train.recover import Recovery
-from bench.training import Drawn, last_checkpoint
+from bench.train.resuming import last_checkpoint
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
 from tests.conftest import HANGS, ROOT
@@ -106,8 +107,6 @@ def test_two_steps_of_smp_are_the_formulas(prepared, monkeypatch, allocation):
     method.prune(model, sample, Budget.of(model, "weights", 1 - density, 6.0))
 
     drawn = Drawn(training.examples, 3, 4, 0)
-    from bench.training import collate
-
     scores, state = {name: torch.zeros_like(weight) for name, weight in weights.items()}, {}
     for step in range(3):
         share = density + (1 - density) * (1 - step / 2) ** 3 if step < 2 else density
