@@ -173,7 +173,8 @@ def time(run: Run, dense: Dense, pruned: Pruning, small: Small) -> Record:
     """Step 6: the record's `latency`: dense and shrunk in alternation, and why the speedup is what it is."""
     plan, positions = run.keys.latency, dense.encoder.positions
     with stage("latency"):
-        section = latency.compare(dense.model.module, small.module, plan, positions, run.device)
+        outputs = dense.model.kind.output_names
+        section = latency.compare(dense.model.module, small.module, outputs, plan, positions, run.device)
         headline = section["headline"]
         if not headline:
             return section

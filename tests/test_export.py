@@ -96,7 +96,7 @@ def test_the_runner_runs_the_model_it_is_given():
     model = tiny("roberta", dtype=torch.float32)
     small = shrink(model, harsh(model.shape))
     inputs = {name: batch([6])[name] for name in ("input_ids", "attention_mask")}  # one example: nothing is fixed to it
-    run = export.onnx_runner(small, list(inputs), threads=1)(inputs)
+    run = export.onnx_runner(small, ["logits"], list(inputs), threads=1)(inputs)
     assert torch.allclose(torch.from_numpy(run()[0]), small(**inputs).logits, atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_without_its_packages_onnx_is_one_sentence(tmp_path, monkeypatch, capsys
     assert export.main([str(tmp_path), str(tmp_path / "out.onnx")]) == 1
     assert capsys.readouterr().err == "ONNX needs onnxscript: pip install 'prunebench[export]'\n"
     with pytest.raises(UserError, match="ONNX needs onnxscript"):
-        export.onnx_runner(tiny("bert").module, [], 1)
+        export.onnx_runner(tiny("bert").module, ["logits"], [], 1)
 
 
 def test_help_needs_neither_torch_nor_onnx():

@@ -16,17 +16,19 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
-from bench import contract, label_words
+from bench import contract
 from bench.budget import Budget
 from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
+from bench.nn import word_head
 from bench.nn.shrink import grow, mask_error, shrink
 from bench.saved import checkpoint
 from bench.tasks import KINDS, losses
 from bench.train.order import Drawn, collate
 from bench.train.recover import Recovery
 from bench.train.resuming import last_checkpoint
+from methods import label_words
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
 from tests.conftest import HANGS, ROOT
@@ -331,7 +333,7 @@ def test_a_classifier_of_words_is_the_masked_language_models_head(family, tmp_pa
     wanted = base(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).logits[:, 0, ids]
     assert torch.allclose(model(one), wanted, atol=1e-4)
     assert torch.allclose(model.forward(one), wanted, atol=1e-4)
-    assert label_words.found(model.module, model.arch) is True
+    assert word_head.found(model.module, model.arch) is True
 
 
 @pytest.mark.parametrize("family", contract.FAMILIES)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench import checks, label_words
+from bench import checks
 from bench.checks import BITS_FILE, CONFIG_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
 from bench.config import Arch, Run, Task, typed
 from bench.dense.finding import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_json, safetensors_shapes
@@ -31,6 +31,7 @@ from bench.errors import UserError, first_line
 from bench.files import digest, place, sync
 from bench.masks import Masks, WeightMasks
 from bench.model import PrunableModel
+from bench.nn import word_head
 from bench.nn.shrink import shrink
 from bench.records.schema import Record
 from bench.tasks import KINDS
@@ -152,7 +153,7 @@ def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequ
         shutil.copyfile(file, half / file.name)
     hashed = [WEIGHTS_FILE, MASKS_FILE, *([BITS_FILE] if bits else [])]
     kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in hashed}}
-    facts = replace(facts, **kept, label_words=label_words.found(module, facts.arch))
+    facts = replace(facts, **kept, label_words=word_head.found(module, facts.arch))
     _write_json(half / FACTS_FILE, asdict(facts))
     _write_json(half / CONFIG_FILE, _written_config(module.config, facts, masks))
     _name_tokenizer(half, module.config)
@@ -294,13 +295,14 @@ def structure(saved: Saved) -> nn.Module:
     Raises:
         UserError: config, architecture and masks do not fit each other.
     """
+    kind = KINDS[saved.facts.kind]
     structural = Masks((saved.masks.heads != 0).astype(float), (saved.masks.neurons != 0).astype(float))
     try:
         with _without_weights():
             dense = dense_module(saved)
             if saved.facts.label_words is not None:
-                label_words.structure(dense, saved.facts.arch, saved.facts.label_words)
-        return shrink(PrunableModel(dense, saved.facts.arch, KINDS[saved.facts.kind]), structural)
+                word_head.structure(dense, saved.facts.arch, kind, saved.facts.label_words)
+        return shrink(PrunableModel(dense, saved.facts.arch, kind), structural)
     except Exception as error:
         raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error
 

@@ -49,6 +49,7 @@ class Meter:
             "pass_seconds": self.pass_seconds,
             "passes": seconds / self.pass_seconds,
             "notes": notes,
+            "other_work": max(self.busy),
         }
 
 
