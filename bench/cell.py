@@ -161,12 +161,12 @@ def _answer(run: Run, results: Path, fresh: Record) -> Outcome | None:
 
 
 def _save(run: Run, done: Done, record: Path, target: Path) -> None:
-    from bench.saved import checkpoint
+    from bench.saved import checkpoint, writing
 
     facts = checkpoint.Facts.of(run, done.id)
-    files = [record / checks.RECORD_FILE, *checkpoint.tokenizer_files(done.checkpoint.folder)]
+    files = [record / checks.RECORD_FILE, *writing.tokenizer_files(done.checkpoint.folder)]
     try:
-        checkpoint.save(target, done.small, done.masks, facts, files, done.weights)
+        writing.save(target, done.small, done.masks, facts, files, done.weights)
     except UserError as error:
         raise UserError(f"{error}; the run's record is {record}") from error
     say(f"saved: {target}")

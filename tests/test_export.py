@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from bench import export
-from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.errors import UserError
+from bench.made_up import FAMILIES, arch_of, batch, tiny
 from bench.model import PrunableModel
 from bench.nn.shrink import shrink
-from bench.saved.checkpoint import save
+from bench.saved.writing import save
 from bench.tasks import KINDS
 from tests.test_checkpoint import facts_of, question_task, saved
 from tests.test_model import random_masks

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from bench.config import Base, ModelTuning, TaskTuning
-from bench.contract import arch_of
 from bench.dense import finding, finetune
+from bench.made_up import arch_of
 from bench.tasks import data, docstrings
 from bench.train import order, trainer
 from tests.conftest import write_task
@@ -99,7 +99,7 @@ def test_only_the_head_of_a_base_may_be_new(family, tmp_path):
     """`new_weights` of every architecture names just what a base encoder does not have."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from bench.contract import SIZES
+    from bench.made_up import SIZES
 
     config = AutoConfig.for_model(family, vocab_size=60, max_position_embeddings=40, **SIZES[family])
     AutoModel.from_config(config).save_pretrained(tmp_path)

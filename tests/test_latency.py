@@ -10,8 +10,8 @@ import torch
 
 from bench import machine
 from bench.config import LatencyPlan, Point
-from bench.contract import FAMILIES, tiny
 from bench.errors import UserError
+from bench.made_up import FAMILIES, tiny
 from bench.masks import Masks
 from bench.nn.shrink import shrink
 from bench.speed import bounds, latency, nvml, timing

@@ -14,8 +14,8 @@ from scipy import stats
 from bench import machine, pruning
 from bench.budget import Budget
 from bench.config import Task
-from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
+from bench.made_up import batch, calibration, tiny
 from bench.masks import Masks
 from bench.method import Method
 from bench.nn.bf16 import bf16_layers

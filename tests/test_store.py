@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Recover, Run, Task
-from bench.contract import arch_of
 from bench.errors import UserError
+from bench.made_up import arch_of
 from bench.records import record, store
 from bench.records.reading import has_random_weights
 from bench.run import PROTOCOL
