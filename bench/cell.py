@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from bench import checks, config, machine
 from bench.config import Keys, Model, Run, Task
 from bench.dense import finding
+from bench.dense.finding import Checkpoint
 from bench.errors import UserError, first_line
 from bench.files import cache_folder
 from bench.method import Skip
 from bench.records import record, store
 from bench.records.schema import Record
-from bench.run import PROTOCOL, Done, execute
+from bench.run import PROTOCOL, Done, Known, execute
 from bench.speed import latency_table
 from bench.stages import say
 from bench.tasks import KINDS, data
@@ -101,34 +102,20 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
     """
     cache_folder()  # a wrong one is told before anything slow
     checks.check_processes(run)
-    name = machine.machine_name(run.device)
-    results = checks.check_results(run.keys.results, name)
+    here = machine.named(run.device, run.threads)
+    results = checks.check_results(run.keys.results, here["name"])
     saves = None if run.keys.save is None else checks.check_save(run.keys.save, results, many)
-    if run.task.build and run.scored:  # takes long: what is missing is told before
-        finding.prefetch_base(run)
-    task_data = data.load(run.task_name, run.task)
-    if run.scored:
-        data.check_evaluation(run.task_name, task_data.validation)
+    task_data = _data(run)
     checkpoint = finding.find(run, task_data)
     if saves and checkpoint:
         checks.check_source(str(run.keys.save), saves, checkpoint.folder, many)
-    if run.scored and (checkpoint is None or run.pretrained):
-        finding.fetch_base(run)  # what is missing is told now, not after the slow imports
-    if checkpoint is None and run.scored and KINDS[run.task.kind].fine_tuned and not task_data.train.labelled:
-        raise UserError(f"no dense checkpoint of {run.model_name} for {run.task_name}, and train has no labels to fine-tune one on")
-    fresh = record.blank(run, task_data, PROTOCOL)
-    fresh["dense"]["base"] = finding.base_identity(run) if run.pretrained else None
-    fresh["machine"] = {"name": name, "threads": run.threads}
-    table = latency_table.kept(run, checkpoint) if checkpoint else None
-    if checkpoint and not run.keys.rerun and not saves and (table or run.keys.unit != "latency"):
-        fresh["id"] = record.run_id(run, checkpoint.sha256, PROTOCOL, table, fresh["dense"]["base"])
-        stored, reason = store.answer(results, fresh, run.threads, run.keys.latency)
-        if stored:
-            say("this run is stored already; rerun=true repeats it")
-            return Outcome(stored.record["status"], stored.folder, stored.record["reason"])
-        if reason:
-            say(f"a stored record of this run does not answer it, {reason}: running it again")
-    outcome, done = _run_and_store(run, task_data, checkpoint, fresh, results)
+    _check_base(run, task_data, checkpoint)
+    known = _known(run, checkpoint)
+    fresh = record.blank(run, task_data, PROTOCOL, known.id) | {"machine": here}
+    fresh["dense"]["base"] = known.base
+    if known.id and not run.keys.rerun and not saves and (stored := _answer(run, results, fresh)):
+        return stored
+    outcome, done = _run_and_store(run, task_data, known, fresh, results)
     if saves and done and outcome.folder:
         _save(run, done, outcome.folder, saves / outcome.folder.name if many else saves)
     elif saves:
@@ -136,24 +123,61 @@ def run_cell(run: Run, many: bool = False) -> Outcome:
     return outcome
 
 
-def _save(run: Run, done: Done, record: Path, target: Path) -> None:
-    from bench.saved import checkpoint
+def _data(run: Run) -> data.TaskData:
+    """The task's data, which an evaluation can be made on."""
+    if run.task.build and run.scored:  # takes long: what is missing is told before
+        finding.prefetch_base(run)
+    found = data.load(run.task_name, run.task)
+    if run.scored:
+        data.check_evaluation(run.task_name, found.validation)
+    return found
 
-    facts = checkpoint.Facts.of(run, store.read(record).record)
-    files = [record / checks.RECORD_FILE, *checkpoint.tokenizer_files(done.checkpoint.folder)]
+
+def _check_base(run: Run, task_data: data.TaskData, checkpoint: Checkpoint | None) -> None:
+    """What a run needs of the base encoder is there; told now, not after the slow imports."""
+    if run.scored and (checkpoint is None or run.pretrained):
+        finding.fetch_base(run)
+    if checkpoint is None and run.scored and KINDS[run.task.kind].fine_tuned and not task_data.train.labelled:
+        raise UserError(f"no dense checkpoint of {run.model_name} for {run.task_name}, and train has no labels to fine-tune one on")
+
+
+def _known(run: Run, checkpoint: Checkpoint | None) -> Known:
+    base = finding.base_identity(run) if run.pretrained else None
+    table = latency_table.kept(run, checkpoint) if checkpoint else None
+    if checkpoint is None or (table is None and run.keys.unit == "latency"):
+        return Known(checkpoint, table, base, None)
+    return Known(checkpoint, table, base, record.run_id(run, checkpoint.sha256, PROTOCOL, table, base))
+
+
+def _answer(run: Run, results: Path, fresh: Record) -> Outcome | None:
+    """The stored record that answers the run, if there is one."""
+    stored, reason = store.answer(results, fresh, run.threads, run.keys.latency)
+    if stored:
+        say("this run is stored already; rerun=true repeats it")
+        return Outcome(stored.record["status"], stored.folder, stored.record["reason"])
+    if reason:
+        say(f"a stored record of this run does not answer it, {reason}: running it again")
+    return None
+
+
+def _save(run: Run, done: Done, record: Path, target: Path) -> None:
+    from bench.saved import checkpoint, writing
+
+    facts = checkpoint.Facts.of(run, done.id)
+    files = [record / checks.RECORD_FILE, *writing.tokenizer_files(done.checkpoint.folder)]
     try:
-        checkpoint.save(target, done.small, done.masks, facts, files, done.weights)
+        writing.save(target, done.small, done.masks, facts, files, done.weights)
     except UserError as error:
         raise UserError(f"{error}; the run's record is {record}") from error
     say(f"saved: {target}")
 
 
-def _run_and_store(run: Run, task_data: data.TaskData, checkpoint: Any, fresh: Record, results: Path) -> tuple[Outcome, Done | None]:
+def _run_and_store(run: Run, task_data: data.TaskData, known: Known, fresh: Record, results: Path) -> tuple[Outcome, Done | None]:
     arrays: dict[str, Any] = {"gold": task_data.validation.labels}
     done = None
     start = time.perf_counter()
     try:
-        done = execute(run, task_data, checkpoint, fresh)
+        done = execute(run, task_data, known, fresh)
         arrays = done.arrays
         fresh["status"] = "ok"
     except (UserError, KeyboardInterrupt):

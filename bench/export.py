@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench import command
 from bench.errors import UserError, first_line
 from bench.files import place, sync
+from bench.tasks import KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,7 @@ HELP = """python -m bench.export DIR OUT.onnx|OUT.pt2   a saved model as ONNX, o
   Inputs input_ids, attention_mask and, where the model tells segments apart, token_type_ids, int64 [batch, length];
   outputs logits [batch, outputs], or of questions start_logits and end_logits [batch, length]. Batch and length are free.
   The export is compared with the model's own logits before it is put in place. ONNX: pip install 'prunebench[export]'."""
-KINDS = (".onnx", ".pt2")
+ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4
 LARGEST = 2**31 - 2**20  # bytes of weights in one ONNX file: protobuf ends at 2 GiB
 OPSET = 18
@@ -45,12 +46,12 @@ def export(folder: str | Path, out: str | Path) -> tuple[float, list[Path]]:
     from bench.saved import checkpoint
 
     saved = checkpoint.read(folder)
-    module = checkpoint.load(folder)
+    module, outputs = checkpoint.load(folder), KINDS[saved.facts.kind].output_names
     write, read = (write_onnx, read_onnx) if target.suffix == ".onnx" else (write_program, read_program)
     with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as half:
         file = Path(half) / target.name
-        write(module, file, saved.positions)
-        difference = largest_difference(module, read(file), saved.positions)
+        write(module, outputs, file, saved.positions)
+        difference = largest_difference(module, outputs, read(file), saved.positions)
         if not difference < TOLERANCE:
             raise ValueError(f"the export's logits differ from the model's by {difference:.3g}, more than {TOLERANCE:g}: it is not kept")
         # what a file refers to comes first
@@ -65,8 +66,8 @@ def export(folder: str | Path, out: str | Path) -> tuple[float, list[Path]]:
 def check_target(out: str | Path) -> Path:
     """Where an export goes: a file's name with a known ending in a folder that can be written."""
     target = place(out)
-    if target.suffix not in KINDS:
-        raise UserError(f"{out}: name a file that ends in {' or '.join(KINDS)}")
+    if target.suffix not in ENDINGS:
+        raise UserError(f"{out}: name a file that ends in {' or '.join(ENDINGS)}")
     if target.is_dir():
         raise UserError(f"{out} is a folder: name a file in it")
     if not target.parent.is_dir():
@@ -91,15 +92,8 @@ def input_names(module: "nn.Module") -> list[str]:
     return ["input_ids", "attention_mask", *(["token_type_ids"] if tells_segments_apart(module.config) else [])]
 
 
-def output_names(module: "nn.Module") -> list[str]:
-    """What it gives: logits, those of an answer's start and end, or what a model of ours says itself."""
-    if hasattr(module, "output_names"):
-        return list(module.output_names)  # type: ignore[arg-type]
-    return ["start_logits", "end_logits"] if hasattr(module, "qa_outputs") else ["logits"]
-
-
-def plain(module: "nn.Module") -> "nn.Module":
-    """The model as a module of tensors: the inputs by name, its outputs in a tuple."""
+def plain(module: "nn.Module", outputs: Sequence[str]) -> "nn.Module":
+    """The model as a module of tensors: the inputs by name, the named outputs in a tuple."""
     from torch import nn
 
     class Plain(nn.Module):
@@ -110,18 +104,18 @@ def plain(module: "nn.Module") -> "nn.Module":
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
             segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             out = self.module(input_ids=input_ids, attention_mask=attention_mask, **segments)
-            return tuple(out[name] for name in output_names(module))
+            return tuple(out[name] for name in outputs)
 
     return Plain().eval()
 
 
-def write_program(module: "nn.Module", file: Path, positions: int) -> None:
+def write_program(module: "nn.Module", outputs: Sequence[str], file: Path, positions: int) -> None:
     """As a program of torch.export, which `torch.export.load(file).module()(**inputs)` runs."""
     import torch
 
     example = examples(module, [8, 5], positions)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(plain(module), (), dict(example), dynamic_shapes=_dynamic(example, positions))
+        program = torch.export.export(plain(module, outputs), (), dict(example), dynamic_shapes=_dynamic(example, positions))
         torch.export.save(program, file)
 
 
@@ -134,7 +128,7 @@ def read_program(file: Path) -> Forward:
     return lambda inputs: list(forward(**inputs))
 
 
-def write_onnx(module: "nn.Module", file: Path, positions: int, inputs: Sequence[str] | None = None) -> None:
+def write_onnx(module: "nn.Module", outputs: Sequence[str], file: Path, positions: int, inputs: Sequence[str] | None = None) -> None:
     """As ONNX; with weights that one file cannot hold, these go into `<file>.data` beside it. `inputs`: not all of them."""
     import torch
 
@@ -142,7 +136,7 @@ def write_onnx(module: "nn.Module", file: Path, positions: int, inputs: Sequence
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     with _quiet(), torch.no_grad():
         torch.onnx.export(
-            plain(module),
+            plain(module, outputs),
             (),
             str(file),
             kwargs=example,
@@ -150,7 +144,7 @@ def write_onnx(module: "nn.Module", file: Path, positions: int, inputs: Sequence
             opset_version=OPSET,
             dynamic_shapes=_dynamic(example, positions),
             input_names=list(example),
-            output_names=output_names(module),
+            output_names=list(outputs),
             external_data=size > LARGEST,
             verbose=False,
         )
@@ -166,10 +160,11 @@ def read_onnx(file: Path, threads: int | None = None) -> Forward:
     ]
 
 
-def onnx_runner(module: "nn.Module", names: Sequence[str], threads: int) -> Callable[[Inputs], Callable[[], Any]]:
+def onnx_runner(module: "nn.Module", outputs: Sequence[str], names: Sequence[str], threads: int) -> Callable[[Inputs], Callable[[], Any]]:
     """A float32 model in onnxruntime on the CPU, on so many threads: of a batch, a function that runs one forward pass.
 
-    `names` are those of the inputs [B, T] that batches will have. The export is that of `export`, batch and length free.
+    `outputs` are the names of what it gives, `names` those of the inputs [B, T] that batches will have. The export is that of
+    `export`, batch and length free.
 
     Raises:
         UserError: the packages for ONNX are not there, or torch cannot export the model.
@@ -178,7 +173,7 @@ def onnx_runner(module: "nn.Module", names: Sequence[str], threads: int) -> Call
     config: Any = module.config
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        write_onnx(module, file, config.max_position_embeddings, list(names))
+        write_onnx(module, outputs, file, config.max_position_embeddings, list(names))
         session = _session(file, threads)  # reads all of it: the file may go
 
     def prepared(batch: Inputs) -> Callable[[], Any]:
@@ -214,7 +209,7 @@ def examples(module: "nn.Module", lengths: Sequence[int], positions: int, seed: 
     return found
 
 
-def largest_difference(module: "nn.Module", forward: Forward, positions: int) -> float:
+def largest_difference(module: "nn.Module", outputs: Sequence[str], forward: Forward, positions: int) -> float:
     """The largest difference between a model's outputs and those of its export, as a share of the largest output where
     that is more than 1, over batches of several sizes, lengths and paddings."""
     import torch
@@ -223,7 +218,7 @@ def largest_difference(module: "nn.Module", forward: Forward, positions: int) ->
     for seed, lengths in enumerate(([1], [17], [positions], [7, 3, 2], [12] * 5, [33, 64, 1, 9])):
         inputs = examples(module, lengths, positions, seed)
         with torch.no_grad():
-            expected = plain(module)(**inputs)
+            expected = plain(module, outputs)(**inputs)
         real = inputs["attention_mask"].bool()
         for wanted, given in zip(expected, forward(inputs), strict=True):
             if given.shape != wanted.shape:

@@ -149,8 +149,20 @@ class OtherWork:
         return max(0.0, busy - own) / max(clock, 1e-9) / (psutil.cpu_count() or 1)
 
 
-def describe(device: str, threads: int, load: float) -> dict[str, Any]:
-    """The record's `machine`."""
+def named(device: str, threads: int) -> dict[str, Any]:
+    """What the record's `machine` begins with: what a stored record is looked up by."""
+    return {"name": machine_name(device), "threads": threads}
+
+
+def settled(device: str, threads: int) -> dict[str, Any]:
+    """Settle the threads and float modes. Returns the rest of the record's `machine`."""
+    load = load_per_core()
+    settle(threads)
+    return describe(device, load)
+
+
+def describe(device: str, load: float) -> dict[str, Any]:
+    """What the record's `machine` says beside the name and the threads."""
     gpu = driver = None
     if device == "cuda":
         gpu = _cuda_devices()[0]
@@ -158,11 +170,9 @@ def describe(device: str, threads: int, load: float) -> dict[str, Any]:
         found = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", version.read_text()) if version.exists() else None
         driver = found.group(1) if found else None
     return {
-        "name": machine_name(device),
         "load": load,
         "cpu": _cpu()[0],
         "cores": usable_cores(),
-        "threads": threads,
         "processes": processes.world(),
         "ram_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": gpu,

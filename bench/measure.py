@@ -17,7 +17,7 @@ from bench.records.reading import has_random_weights
 from bench.records.schema import is_whole
 from bench.records.table import number
 from bench.stages import say
-from bench.tasks import data
+from bench.tasks import KINDS, data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,8 @@ def measure(wanted: Wanted) -> list[list[str]]:
     except UserError as error:
         say(f"no score: {error}")
     dense = checkpoint.dense_module(saved).to(wanted.device)
-    timed = latency.compare(dense, module, plan, saved.positions, wanted.device)["headline"]
+    outputs = KINDS[facts.kind].output_names
+    timed = latency.compare(dense, module, outputs, plan, saved.positions, wanted.device)["headline"]
     return [recorded, ["now", score, *_timing(timed), machine.machine_name(wanted.device)]]
 
 

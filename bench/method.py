@@ -10,7 +10,6 @@ from bench.stages import stage
 
 if TYPE_CHECKING:
     from bench.calibration import Calibration
-    from bench.config import Task
     from bench.model import PrunableModel
 
 
@@ -33,14 +32,6 @@ class Method(ABC):
     training: ClassVar[bool] = False
     pretrained: ClassVar[bool] = False
     notes: list[str] = field(default_factory=list, init=False)  # what a reader of the record should know
-
-    def ready(self, task: "Task", tokenizer: Any) -> None:
-        """Told before a dense model is made, where none is there yet: the task, and the base's tokenizer.
-
-        Raises:
-            Skip: either shows already that `prune` cannot do this cell.
-        """
-        return
 
     @abstractmethod
     def prune(self, model: "PrunableModel", calibration: "Calibration", budget: Budget) -> Masks | WeightMasks:

@@ -1,21 +1,19 @@
 """SMP, static model pruning: trains nothing but which pre-trained weights are used (Jiang et al., ACL 2023, arXiv 2210.06210)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench import label_words
 from bench.budget import Budget
 from bench.calibration import Calibration
-from bench.config import Task
 from bench.masks import WeightMasks
 from bench.method import Method, Skip
 from bench.model import PrunableModel
 from bench.nn.packing import Batch
 from bench.stages import stage
 from bench.training import Fit, Training, cubic, linear
+from methods import label_words
 from methods.masked_weights import MaskedWeights, mean_sigmoid
 
 RAMP = 0.6  # share of the updates in which the density falls to what is asked for
@@ -70,10 +68,6 @@ class SMP(Method):
                 raise ValueError(f"method.{name}={getattr(self, name)}: one of {', '.join(known)}")
         if not min(self.temperature, self.learning_rate, self.epochs) > 0 or self.lambda_r < 0:
             raise ValueError("method.temperature, method.learning_rate and method.epochs are more than 0, method.lambda_r at least 0")
-
-    def ready(self, task: Task, tokenizer: Any) -> None:
-        """Whether every label word is a single token."""
-        label_words.tokens(tokenizer, task.label_words, task.outputs)
 
     def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> WeightMasks:
         """Train the scores; the mask after the last update is the result."""

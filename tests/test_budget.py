@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from bench.budget import ALLOCATIONS, Budget, Price, Scores, by_cost, joint, uniform, uniform_share
-from bench.contract import arch_of, batch, calibration, tiny
+from bench.made_up import arch_of, batch, calibration, tiny
 from bench.masks import Masks, Shape
 from bench.method import Skip
 from bench.model import PrunableModel

@@ -10,8 +10,8 @@ import torch
 
 from bench import calibration
 from bench.config import CalibrationPlan, Task
-from bench.contract import arch_of
 from bench.dense.finetune import write_random
+from bench.made_up import arch_of
 from bench.model import PrunableModel
 from bench.tasks import KINDS, data, encoding
 from tests.conftest import write_task

@@ -18,17 +18,18 @@ from omegaconf import OmegaConf
 from bench import cell, machine, measure
 from bench.checks import check_save, check_source
 from bench.config import Task, Windows
-from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.dense.finding import Checkpoint
 from bench.dense.finetune import write_random
 from bench.errors import UserError
 from bench.files import CONF, digest
+from bench.made_up import FAMILIES, arch_of, batch, tiny
 from bench.masks import Masks
 from bench.model import PrunableModel
 from bench.nn.shrink import shrink
 from bench.records import store
-from bench.saved import checkpoint
-from bench.saved.checkpoint import Facts, load, same, save
+from bench.saved import checkpoint, writing
+from bench.saved.checkpoint import Facts, load
+from bench.saved.writing import same, save
 from bench.tasks import KINDS
 from tests.conftest import HANGS, ROOT
 from tests.helpers import logits_of
@@ -299,13 +300,13 @@ def test_a_model_is_whole_or_absent(tmp_path, monkeypatch):
     first = saved(tmp_path / "model", "bert")
     for broken in ("_write_json", "_put", "load"):  # while it is written, read back, put in place
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, broken, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(writing, broken, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 saved(tmp_path / "model", "mpnet")
         assert same(first, load(tmp_path / "model"))
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "same", lambda *_: False)
+        patch.setattr(writing, "same", lambda *_: False)
         with pytest.raises(RuntimeError, match="does not come back"):
             saved(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -539,7 +540,7 @@ def test_a_run_does_not_save_its_model_over_its_dense_checkpoint(tmp_path, bench
     tiny_whole = tiny("bert", dtype=torch.float32)
     (tmp_path / "base").mkdir()
     write_random(RANDOM, tmp_path / "base")
-    files = checkpoint.tokenizer_files(tmp_path / "base")
+    files = writing.tokenizer_files(tmp_path / "base")
     save(model, tiny_whole.module, Masks.ones(tiny_whole.shape), facts_of("bert"), files)
     (tmp_path / "link").symlink_to(model)
     before = digest(model / "model.safetensors")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench import contract, pruning
+from bench import contract, made_up, pruning
 from bench.budget import Budget, Scores
 from bench.calibration import Calibration, draw
 from bench.config import CalibrationPlan, Task
@@ -67,11 +67,11 @@ def test_a_method_keeps_the_contract_on_a_gpu(name):
 
 def waits(make: Callable[[], Method], batches: int) -> int:
     """How often a GPU is waited for while a method prunes with so many batches, all alike."""
-    model, method = contract.tiny(dtype=torch.float32), make()
+    model, method = made_up.tiny(dtype=torch.float32), make()
     model.module.to("cuda")
-    one = {name: tensor.to("cuda") for name, tensor in contract.batch([9, 4, 1, 7]).items()}
-    sample = contract.calibration([one] * batches)
-    budget = Budget.of(model, "flops", 0.5, contract.LENGTH)
+    one = {name: tensor.to("cuda") for name, tensor in made_up.batch([9, 4, 1, 7]).items()}
+    sample = made_up.calibration([one] * batches)
+    budget = Budget.of(model, "flops", 0.5, made_up.LENGTH)
     with warnings.catch_warnings(record=True) as told, torch.set_grad_enabled(method.gradients):
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -92,13 +92,13 @@ def test_a_gpu_is_not_waited_for_batch_by_batch(name):
 @pytest.mark.parametrize("name", [name for name in WHOLE if name not in NOT_ZERO])
 def test_dead_units_go_first_and_the_logits_stay(name):
     """A quarter of the heads and of the neurons of every sub-layer is dead; a quarter of the cost is what has to go."""
-    model = contract.tiny()
-    alive = contract.plant_dead(model, heads=1, neurons=10)
-    sample = contract.calibration([contract.batch([9, 4, 1, 7], 0), contract.batch([6, 6, 6], 1)])
+    model = made_up.tiny()
+    alive = made_up.plant_dead(model, heads=1, neurons=10)
+    sample = made_up.calibration([made_up.batch([9, 4, 1, 7], 0), made_up.batch([6, 6, 6], 1)])
     before = [model(one) for one in sample.batches]
     method = maker(name)()
     with torch.set_grad_enabled(method.gradients):
-        masks = method.prune(model, sample, Budget.of(model, "flops", 0.25, contract.LENGTH))
+        masks = method.prune(model, sample, Budget.of(model, "flops", 0.25, made_up.LENGTH))
     assert np.array_equal(masks.heads != 0, alive.heads != 0)
     assert np.array_equal(masks.neurons != 0, alive.neurons != 0)
     with model.masked(model.columns(masks)):
@@ -108,9 +108,9 @@ def test_dead_units_go_first_and_the_logits_stay(name):
 
 @pytest.mark.parametrize("name", ["kcm", "kcm-d2"])
 def test_kcm_takes_the_dead_neurons_first(name):
-    model = contract.tiny()
-    alive = contract.plant_dead(model, heads=0, neurons=10)
-    sample = contract.calibration([contract.batch([9, 4, 1, 7], 0), contract.batch([6, 6, 6], 1)])
+    model = made_up.tiny()
+    alive = made_up.plant_dead(model, heads=0, neurons=10)
+    sample = made_up.calibration([made_up.batch([9, 4, 1, 7], 0), made_up.batch([6, 6, 6], 1)])
     ratio = model.shape.layers * 10 * Budget.of(model, "flops", 0, 6.0).neuron / Budget.of(model, "flops", 0, 6.0).total
     with torch.no_grad():
         masks = maker(name)().prune(model, sample, Budget.of(model, "flops", ratio, 6.0))
@@ -196,7 +196,7 @@ def masks_of(method, folder, monkeypatch):
     monkeypatch.setenv("BENCH_DATA", str(folder))
     splits = data.load("pairs", TASK)
     sample = draw(CalibrationPlan("tokens", 400, None, 8), TASK, Characters(splits.train), Characters(splits.train), 0, "cpu")
-    model = contract.tiny(dtype=torch.float32)
+    model = made_up.tiny(dtype=torch.float32)
     budget = Budget.of(model, "flops", 0.1, 10.0)
     return pruning.prune(method, model, sample, budget).masks.neurons.tolist()
 
@@ -442,18 +442,18 @@ def test_scores_that_are_no_numbers_fail_the_run():
         def score(self, model, calibration):
             return Scores(np.full((3, 4), np.nan), np.ones((3, 40)))
 
-    model = contract.tiny()
+    model = made_up.tiny()
     with pytest.raises(ValueError, match="scores: heads holds values that are not finite"):
-        Blind().prune(model, contract.calibration([contract.batch([6, 6])]), Budget.of(model, "flops", 0.5, 6.0))
+        Blind().prune(model, made_up.calibration([made_up.batch([6, 6])]), Budget.of(model, "flops", 0.5, 6.0))
 
 
 def test_a_random_method_needs_the_calibrations_generator():
     """Another seed gives other masks, the same seed the same."""
     make = maker("random")
-    sample = contract.calibration([contract.batch([6, 6])])
+    sample = made_up.calibration([made_up.batch([6, 6])])
     masks = []
     for seed in (0, 0, 1):
-        model = contract.tiny()
+        model = made_up.tiny()
         own = replace(sample, generator=np.random.default_rng(seed))
         masks.append(make().prune(model, own, Budget.of(model, "flops", 0.5, 6.0)).neurons)
     assert np.array_equal(masks[0], masks[1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench.budget import Budget
-from bench.contract import batch as made
-from bench.contract import calibration, tiny
+from bench.made_up import batch as made
+from bench.made_up import calibration, tiny
 from bench.masks import Masks
 from bench.method import Skip
 from bench.nn.rounding import rounded

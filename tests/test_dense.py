@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.config import Base, CalibrationPlan, HubCheckpoint, Keys, LatencyPlan, Model, ModelTuning, Recover, Run, Task
-from bench.contract import FAMILIES, arch_of, tiny
 from bench.dense import finding, hub, loading, parent, weights
 from bench.dense.finetune import write_random
 from bench.errors import UserError
+from bench.made_up import FAMILIES, arch_of, tiny
 from bench.tasks import KINDS, data, scoring
 from bench.tasks.encoding import Encoder
 from bench.tasks.kind import Score

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import contract, pruning
+from bench import made_up, pruning
 from bench.budget import Budget
 from bench.calibration import Calibration, grouped
 from bench.config import Task
-from bench.contract import arch_of
+from bench.made_up import arch_of
 from bench.masks import Masks
 from bench.nn.packing import Batch
 from bench.saved.checkpoint import load
@@ -28,7 +28,7 @@ WORDS = ["ant", "bee", "cat", "dog", "elk", "fox"]
 def sample(pairs: int = 6, micro: int = 12) -> Calibration:
     batches = list[Batch]()
     for seed in range(2):
-        one = contract.batch([3, 9, 5, 4, 7, 6] * (pairs // 3), seed)
+        one = made_up.batch([3, 9, 5, 4, 7, 6] * (pairs // 3), seed)
         batches.append(one | {"labels": torch.tensor([1, 1, 0, 0, 1, 1] * (pairs // 3))})
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
     return Calibration(batches, grouped(batches, micro), np.arange(4 * pairs), tokens, KIND, "", np.random.default_rng(0))
@@ -36,7 +36,7 @@ def sample(pairs: int = 6, micro: int = 12) -> Calibration:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pieces_give_the_normalised_mean_of_the_real_tokens(family):
-    model, one = contract.tiny(family, kind="embedding"), contract.batch([3, 9, 5])
+    model, one = made_up.tiny(family, kind="embedding"), made_up.batch([3, 9, 5])
     whole = model(one)
     assert torch.allclose(model.forward(one), whole, atol=1e-6)
     assert torch.allclose(whole.norm(dim=1), torch.ones(3, dtype=whole.dtype))
@@ -45,7 +45,7 @@ def test_pieces_give_the_normalised_mean_of_the_real_tokens(family):
 
 
 def test_the_contrastive_loss_is_that_of_the_pairs_in_a_batch():
-    model, own = contract.tiny(kind="embedding"), sample()
+    model, own = made_up.tiny(kind="embedding"), sample()
     supervised = KIND.supervised(model, own)
     one = supervised.batches[0]
     vectors = F.normalize(model(one), dim=1)
@@ -58,7 +58,7 @@ def test_the_contrastive_loss_is_that_of_the_pairs_in_a_batch():
 
 
 def test_an_example_has_the_same_loss_in_any_micro_batch():
-    model, own = contract.tiny(kind="embedding"), sample()
+    model, own = made_up.tiny(kind="embedding"), sample()
     supervised = KIND.supervised(model, own)
     whole = sum(float(supervised.kind.loss(model(one), one["labels"]).sum()) for one in supervised.batches)
     parts = sum(float(supervised.kind.loss(model(one), one["labels"]).sum()) for one in grouped_parts(supervised))
@@ -71,7 +71,7 @@ def grouped_parts(found: Calibration) -> list[Batch]:
 
 @pytest.mark.parametrize("method", [KPrune(), Taylor()])
 def test_methods_with_and_without_labels_prune_an_encoder(method):
-    model = contract.tiny(dtype=torch.float32, kind="embedding")
+    model = made_up.tiny(dtype=torch.float32, kind="embedding")
     found = pruning.prune(method, model, sample(), Budget.of(model, "flops", 0.5, 6.0))
     assert 0 < found.masks.neurons.mean() < 1
 
@@ -175,7 +175,7 @@ def test_masks_of_an_encoder_are_the_smaller_model():
     from bench.nn.shrink import mask_error, shrink
 
     for family in FAMILIES:
-        model = contract.tiny(family, kind="embedding")
+        model = made_up.tiny(family, kind="embedding")
         masks = Masks.ones(model.shape)
         masks.heads[0, 1:] = masks.neurons[1] = masks.neurons[2, ::2] = 0.0
         assert mask_error(model, masks, shrink(model, masks), sample().batches) < 1e-9

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from bench import export
-from bench.contract import FAMILIES, arch_of, batch, tiny
 from bench.errors import UserError
+from bench.made_up import FAMILIES, arch_of, batch, tiny
 from bench.model import PrunableModel
 from bench.nn.shrink import shrink
-from bench.saved.checkpoint import save
+from bench.saved.writing import save
 from bench.tasks import KINDS
 from tests.test_checkpoint import facts_of, question_task, saved
 from tests.test_model import random_masks
@@ -96,7 +96,7 @@ def test_the_runner_runs_the_model_it_is_given():
     model = tiny("roberta", dtype=torch.float32)
     small = shrink(model, harsh(model.shape))
     inputs = {name: batch([6])[name] for name in ("input_ids", "attention_mask")}  # one example: nothing is fixed to it
-    run = export.onnx_runner(small, list(inputs), threads=1)(inputs)
+    run = export.onnx_runner(small, ["logits"], list(inputs), threads=1)(inputs)
     assert torch.allclose(torch.from_numpy(run()[0]), small(**inputs).logits, atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_without_its_packages_onnx_is_one_sentence(tmp_path, monkeypatch, capsys
     assert export.main([str(tmp_path), str(tmp_path / "out.onnx")]) == 1
     assert capsys.readouterr().err == "ONNX needs onnxscript: pip install 'prunebench[export]'\n"
     with pytest.raises(UserError, match="ONNX needs onnxscript"):
-        export.onnx_runner(tiny("bert").module, [], 1)
+        export.onnx_runner(tiny("bert").module, ["logits"], [], 1)
 
 
 def test_help_needs_neither_torch_nor_onnx():

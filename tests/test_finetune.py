@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import training
 from bench.config import Base, ModelTuning, TaskTuning
-from bench.contract import arch_of
 from bench.dense import finding, finetune
+from bench.made_up import arch_of
 from bench.tasks import data, docstrings
+from bench.train import order, trainer
 from tests.conftest import write_task
 from tests.test_dense import MODEL, SIZE, TASK, run_of
 
@@ -41,12 +41,12 @@ def test_an_interrupted_fine_tuning_goes_on_and_ends_where_a_whole_one_ends(smal
     assert whole.folder == finding.tuned_folder(finding.tuned_key(run, task_data))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "second"))
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(training, "progress", interrupt_after(120))
+        interrupted.setattr(trainer, "progress", interrupt_after(120))
         with pytest.raises(KeyboardInterrupt):
             finetune.tune(run, task_data)
     assert finding.find(run, task_data) is None, "half a checkpoint was taken for one"
     steps = []
-    monkeypatch.setattr(training, "progress", lambda items, label: iter([steps.append(len(items)), *items]))
+    monkeypatch.setattr(trainer, "progress", lambda items, label: iter([steps.append(len(items)), *items]))
     again = finetune.tune(run, task_data)
     assert steps == [100], "it did not go on from step 100"
     first, second = (load_file(checkpoint.folder / "model.safetensors") for checkpoint in (whole, again))
@@ -72,10 +72,10 @@ def test_the_recipe_is_cut_at_a_number_of_tokens(small):
     encoder = Encoder(finetune.base_folder(run), run.task, run.model.arch)
     limited = replace(run, task=replace(run.task, tuning=TaskTuning(max_tokens=300)))
     train = encoder.examples(task_data.train)
-    rows = training.rows(train, limited.task, limited.model.tuning)
+    rows = order.rows(train, limited.task, limited.model.tuning)
     lengths = [len(example["input_ids"]) for example in train.encode(rows)]
     assert sum(lengths) <= 300
-    everything = training.rows(train, run.task, run.model.tuning)
+    everything = order.rows(train, run.task, run.model.tuning)
     assert len(rows) < len(everything) == 60
     assert rows.tolist() == everything[: len(rows)].tolist()
 
@@ -99,7 +99,7 @@ def test_only_the_head_of_a_base_may_be_new(family, tmp_path):
     """`new_weights` of every architecture names just what a base encoder does not have."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from bench.contract import SIZES
+    from bench.made_up import SIZES
 
     config = AutoConfig.for_model(family, vocab_size=60, max_position_embeddings=40, **SIZES[family])
     AutoModel.from_config(config).save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.budget import Budget, Price
-from bench.contract import batch, calibration, tiny
+from bench.made_up import batch, calibration, tiny
 from bench.masks import Shape
 from bench.method import Skip
 from methods import kprune

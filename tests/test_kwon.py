@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.budget import Budget
-from bench.contract import batch, calibration, tiny
+from bench.made_up import batch, calibration, tiny
 from methods.fisher import batch_gradients
 from methods.kwon import Kwon, rearrange
 from methods.mask_tuning import solve_damped

@@ -10,13 +10,14 @@ import torch
 
 from bench import machine
 from bench.config import LatencyPlan, Point
-from bench.contract import FAMILIES, tiny
 from bench.errors import UserError
+from bench.made_up import FAMILIES, tiny
 from bench.masks import Masks
 from bench.nn.shrink import shrink
 from bench.speed import bounds, latency, nvml, timing
 from bench.speed.timing import Ratio, alternate, paired
 
+OUTPUTS = ["logits"]
 SHORT = LatencyPlan("quick", batch=4, length=16, min_rounds=12, min_seconds=0.01)
 
 
@@ -96,7 +97,7 @@ def pair():
 
 def test_a_shrunk_model_is_faster_and_every_key_is_there(pair):
     model, small = pair
-    found = latency.compare(model.module, small, SHORT, 40, "cpu")
+    found = latency.compare(model.module, small, OUTPUTS, SHORT, 40, "cpu")
     point = found["headline"]
     assert point["low"] <= point["speedup"] <= point["high"]
     assert point["speedup"] > 1.2
@@ -105,7 +106,7 @@ def test_a_shrunk_model_is_faster_and_every_key_is_there(pair):
     assert low <= point["pruned_ms"] <= high
     assert set(point) == {"batch", "length", "dtype", "mode", "note", *latency.MEASURED, *latency.BESIDE}
     assert found["grid"] == [point]
-    assert latency.compare(model.module, small, LatencyPlan("none"), 40, "cpu") == {
+    assert latency.compare(model.module, small, OUTPUTS, LatencyPlan("none"), 40, "cpu") == {
         "plan": "none",
         "headline": None,
         "grid": [],
@@ -114,8 +115,8 @@ def test_a_shrunk_model_is_faster_and_every_key_is_there(pair):
 
 
 def test_a_model_with_fewer_positions_is_timed_at_its_last(pair):
-    found = latency.compare(pair[0].module, pair[1], SHORT, 8, "cpu")
-    assert found["headline"]["length"] == 8
+    found = latency.compare(pair[0].module, pair[1], OUTPUTS, SHORT, 8, "cpu")
+    assert found["headline"]["length"] == found["positions"] == 8
     assert "the model has 8 positions: timed at that length, not at 16" in found["notes"]
 
 
@@ -134,7 +135,7 @@ def test_a_grid_is_all_combinations_after_the_headline_prepared_once_each(monkey
 
 def test_other_precisions_are_timed_and_the_models_stay_as_they_are(pair):
     plan = replace(SHORT, batches=[2], lengths=[8], dtypes=["bfloat16"])
-    grid = latency.compare(pair[0].module, pair[1], plan, 40, "cpu")["grid"]
+    grid = latency.compare(pair[0].module, pair[1], OUTPUTS, plan, 40, "cpu")["grid"]
     assert [(point["dtype"], point["batch"], point["note"]) for point in grid] == [("float32", 4, None), ("bfloat16", 2, None)]
     assert all(parameter.dtype == torch.float32 for module in (pair[0].module, pair[1]) for parameter in module.parameters())
 
@@ -148,13 +149,12 @@ def test_a_point_that_fails_is_a_point_with_a_note(pair, monkeypatch):
     real = timing.inputs
     monkeypatch.setattr(latency, "inputs", scarce)
     plan = replace(SHORT, batches=[64, 2], lengths=[8], dtypes=["float32"])
-    found = latency.compare(pair[0].module, pair[1], plan, 40, "cpu")
+    found = latency.compare(pair[0].module, pair[1], OUTPUTS, plan, 40, "cpu")
     assert [point["note"] for point in found["grid"]] == [None, "out of memory", None]
     assert found["grid"][1]["speedup"] is None
     monkeypatch.setattr(torch, "compile", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no compiler\nat all")))
-    found = latency.compare(
-        pair[0].module, pair[1], replace(SHORT, batches=[2], lengths=[8], dtypes=["float32"], modes=["compile"]), 40, "cpu"
-    )
+    plan = replace(SHORT, batches=[2], lengths=[8], dtypes=["float32"], modes=["compile"])
+    found = latency.compare(pair[0].module, pair[1], OUTPUTS, plan, 40, "cpu")
     assert found["headline"]["speedup"] > 1
     assert found["grid"][1]["note"] == "RuntimeError: no compiler"
 
@@ -162,7 +162,7 @@ def test_a_point_that_fails_is_a_point_with_a_note(pair, monkeypatch):
 def test_onnx_is_a_mode_of_its_own(pair):
     pytest.importorskip("onnxscript")
     plan = replace(SHORT, batches=[2], lengths=[8], dtypes=["float32"], modes=["onnx"])
-    point = latency.compare(pair[0].module, pair[1], plan, 40, "cpu")["grid"][1]
+    point = latency.compare(pair[0].module, pair[1], OUTPUTS, plan, 40, "cpu")["grid"][1]
     assert (point["mode"], point["note"]) == ("onnx", None)
     assert point["dense_ms"] > 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.contract import FAMILIES, tiny
+from bench.made_up import FAMILIES, tiny
 from bench.masks import Masks
 from bench.nn.shrink import shrink
 from bench.records import store

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import contract
+from bench import made_up
 from bench.budget import Budget
 from bench.masks import WeightMasks
 from bench.nn.shrink import zeroed
@@ -77,7 +77,7 @@ def test_what_is_too_much_for_a_matrix_goes_to_the_others(row, density):
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
 @pytest.mark.parametrize("how", ["keep_share", "keep_globally"])
 def test_the_final_masks_fit_the_budget_and_leave_plain_layers(share, how):
-    model = contract.tiny()
+    model = made_up.tiny()
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     masked = MaskedWeights(model, scored=False)
     getattr(masked, how)(share)
@@ -93,7 +93,7 @@ def test_the_final_masks_fit_the_budget_and_leave_plain_layers(share, how):
 
 def test_equal_scores_are_cut_to_the_budget():
     """All scores are zero before any step: all are kept while training, no more than allowed at the end."""
-    model = contract.tiny()
+    model = made_up.tiny()
     masked = MaskedWeights(model, scored=True)
     masked.keep_share(0.3)
     budget = Budget.of(model, "weights", 0.7, 1.0)
@@ -103,7 +103,7 @@ def test_equal_scores_are_cut_to_the_budget():
 
 def test_equal_weights_go_where_they_are_too_many():
     """Every matrix ends with its own share, however many of its weights are alike."""
-    model = contract.tiny()
+    model = made_up.tiny()
     masked = MaskedWeights(model, scored=False)
     last = list(masked.linears())[-1]
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_equal_weights_go_where_they_are_too_many():
 
 
 def test_every_matrix_keeps_a_little_under_a_global_threshold():
-    model = contract.tiny()
+    model = made_up.tiny()
     masked = MaskedWeights(model, scored=False)
     first = next(masked.linears())
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_every_matrix_keeps_a_little_under_a_global_threshold():
 
 
 def test_the_budget_in_weights_counts_the_matrices():
-    model = contract.tiny()
+    model = made_up.tiny()
     total = sum(linear.weight.numel() for own in model.matrices().values() for linear in own.values())
     assert Budget.of(model, "weights", 0.0, 1.0).total == total
 
@@ -138,14 +138,14 @@ def test_packed_masks_are_eight_to_a_byte_first_in_the_highest_bit():
 
 
 def test_zeroed_says_when_masks_are_of_another_model():
-    model = contract.tiny()
+    model = made_up.tiny()
     with pytest.raises(ValueError, match="weight masks are of 1 matrices, the model has 18"):
         zeroed(model, WeightMasks({"x": np.ones((2, 2), bool)}))
 
 
 def test_gates_are_hard_concrete():
     """Louizos et al. 2018: what is open in evaluation is clip(1.2 sigma(S) - 0.1, 0, 1)."""
-    model = contract.tiny(dtype=torch.float32)
+    model = made_up.tiny(dtype=torch.float32)
     gates = Gates(model)
     scores = gates.scores()[0]
     with torch.no_grad():

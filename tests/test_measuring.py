@@ -14,11 +14,12 @@ from scipy import stats
 from bench import machine, pruning
 from bench.budget import Budget
 from bench.config import Task
-from bench.contract import batch, calibration, tiny
 from bench.errors import UserError
+from bench.made_up import batch, calibration, tiny
 from bench.masks import Masks
 from bench.method import Method
 from bench.nn.bf16 import bf16_layers
+from bench.speed import meter
 from bench.stages import collect, progress, stage
 from bench.tasks import scoring
 from tests.helpers import measured
@@ -91,7 +92,7 @@ def test_masks_over_budget_fail_the_run():
 
 
 def test_the_sample_of_the_pass_is_spread_over_the_set():
-    order = list(pruning._spread(list(range(40))))  # type: ignore[arg-type]
+    order = list(meter._spread(list(range(40))))  # type: ignore[arg-type]
     assert sorted(order) == list(range(40))
     assert order[:4] == [0, 10, 20, 30]
 
@@ -131,9 +132,8 @@ def test_the_machine_has_a_short_stable_name():
     name = machine.machine_name("cpu")
     assert name == machine.machine_name("cpu")
     assert f"-{machine.usable_cores()}c-" in name
-    described = machine.describe("cpu", 1, 0.0)
-    assert described["name"] == name
-    assert described["gpu"] is None
+    assert machine.named("cpu", 1) == {"name": name, "threads": 1}
+    assert machine.describe("cpu", 0.0)["gpu"] is None
 
 
 def test_other_work_is_seen_and_own_is_not():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bench.contract import FAMILIES, batch, tiny
+from bench.made_up import FAMILIES, batch, tiny
 from bench.masks import Masks
 from bench.nn.attention import SHORT, attention
 from bench.nn.bf16 import bf16_layers

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.budget import Budget
-from bench.contract import batch, calibration, tiny
+from bench.made_up import batch, calibration, tiny
 from methods import kcm
 from methods.activations import Statistics
 from methods.first_order import Fisher, Taylor

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from bench import config
 from bench.config import Task
-from bench.contract import SIZES, arch_of, calibration, span_batch, tiny
 from bench.dense.finetune import write_random
 from bench.errors import UserError
+from bench.made_up import SIZES, arch_of, calibration, span_batch, tiny
 from bench.nn.packing import Context
 from bench.tasks import data, encoding
 from bench.tasks import windows as windows_of

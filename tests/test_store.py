@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.config import CalibrationPlan, Keys, LatencyPlan, Model, Recover, Run, Task
-from bench.contract import arch_of
 from bench.errors import UserError
+from bench.made_up import arch_of
 from bench.records import record, store
 from bench.records.reading import has_random_weights
 from bench.run import PROTOCOL
@@ -24,8 +24,8 @@ KEYS = {
     "calibration": "sampler examples tokens batch sha256 cut",
     "dense": "score metrics flops params checkpoint expected base notes",
     "pruned": "score metrics flops params flops_kept params_kept weights_kept heads neurons mask_error mask_bytes mask_sha256 notes",
-    "prune": "seconds stages peak_bytes pass_seconds passes notes",
-    "latency": "plan headline grid notes table limits rounding",
+    "prune": "seconds stages peak_bytes pass_seconds passes notes other_work",
+    "latency": "plan headline grid notes positions table limits rounding",
     "seconds": "total dense prune shrink score latency",
     "software": "python torch transformers tokenizers prunebench commit dirty method_source",
 }
@@ -43,14 +43,14 @@ def run_of(**changes):
     return replace(run, **changes)
 
 
-def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", timed=(32, 128), notes=(), **changes):
+def made(status="ok", threads=2, created="2026-01-01T00:00:00Z", plan="quick", timed=(32, 128), notes=(), positions=None, **changes):
     run = run_of()
     entry = record.blank(run, DATA, PROTOCOL)
     entry |= {"id": record.run_id(run, "c" * 64, PROTOCOL), "status": status, "created": created, **changes}
     entry["machine"] = {"name": "test-2c", "threads": threads}
     point = {"batch": timed[0], "length": timed[1], "dtype": "float32", "mode": "eager"}
     point |= {"speedup": 2.0, "low": 1.9, "high": 2.1, "dense_ms": 10.0, "pruned_ms": 5.0}
-    entry["latency"] |= {"plan": plan, "notes": list(notes), "headline": point, "grid": [point]}
+    entry["latency"] |= {"plan": plan, "notes": list(notes), "positions": positions, "headline": point, "grid": [point]}
     return entry
 
 
@@ -232,7 +232,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         ({"timed": (32, 128)}, None),
         ({"timed": (1, 128)}, "it was not timed at batch 32, length 128, float32, eager"),
         ({"timed": (32, 64)}, "it was not timed at batch 32, length 128, float32, eager"),
-        ({"timed": (32, 64), "notes": ["2 threads", "the model has 64 positions"]}, None),
+        ({"timed": (32, 64), "positions": 64}, None),
+        ({"timed": (32, 64), "positions": 128}, "it was not timed at batch 32, length 128, float32, eager"),
+        ({"timed": (32, 64), "notes": ["2 threads", "the model has 64 positions"]}, None),  # a record from before 2026-11-29
         ({"data": {"train": "a" * 64, "validation": "other", "source": "local"}}, "the data have changed"),
     ],
 )
@@ -280,6 +282,7 @@ def test_committed_records_are_whole():
             there = set(entry.record[section] if section else entry.record)
             # came after the first records
             later = {"table", "limits", "rounding", "round_to", "mask_bytes", "mask_sha256", "base", "tokenizers", "notes", "cut"}
+            later |= {"other_work", "positions"}
             assert set(names.split()) - later <= there
         assert json.dumps(entry.record, allow_nan=False)
         arrays = set(entry.arrays())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.contract import FAMILIES, batch, tiny
+from bench.made_up import FAMILIES, batch, tiny
 from bench.masks import Masks
 from bench.nn.shrink import grow, mask_error, shrink
 from bench.nn.sublayer import Producer

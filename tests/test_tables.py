@@ -298,9 +298,11 @@ def test_choose_believes_the_scores_of_all_runs(tmp_path):
     assert (row[2], row[3], row[4], row[6]) == ("100 000", "3", "69.00", "3.00 [2.90, 3.10]")
 
 
-def test_choose_does_not_believe_a_timing_beside_other_work(tmp_path):
+@pytest.mark.parametrize("told", [{"other_work": 0.4}, {"notes": [f"{OTHER_WORK}: 0.40 per core"]}])
+def test_choose_does_not_believe_a_timing_beside_other_work(tmp_path, told):
+    """Records from before 2026-11-29 say so in a note alone."""
     busy = entry(tmp_path, "kprune", 78.0, ratio=0.75, speedup=4.2)
-    busy.record["prune"]["notes"] = [f"{OTHER_WORK}: 0.40 per core"]
+    busy.record["prune"] |= told
     answer = chosen(choose.Goal(2.0, None), busy)
     assert [row[-2:] for row in answer.rows] == [["?", "not timed"]]
     assert any("method=kprune" in command for command in answer.to_run)

@@ -16,16 +16,19 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
-from bench import contract, label_words
+from bench import made_up
 from bench.budget import Budget
 from bench.config import Recover
 from bench.masks import Masks
 from bench.method import Skip
+from bench.nn import word_head
 from bench.nn.shrink import grow, mask_error, shrink
 from bench.saved import checkpoint
 from bench.tasks import KINDS, losses
+from bench.train.order import Drawn, collate
 from bench.train.recover import Recovery
-from bench.training import Drawn, last_checkpoint
+from bench.train.resuming import last_checkpoint
+from methods import label_words
 from methods.movement import Unstructured
 from methods.smp import SMP, Schedule
 from tests.conftest import HANGS, ROOT
@@ -50,9 +53,9 @@ def still(model):
 @pytest.fixture
 def prepared(tmp_path):
     """A tiny model, its training of 16 examples in batches of 4, and a calibration set that holds it."""
-    model = still(contract.tiny())
-    training = contract.training(model, tmp_path)
-    sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
+    model = still(made_up.tiny())
+    training = made_up.training(model, tmp_path)
+    sample = replace(made_up.calibration([made_up.batch([5, 3])]), training=training)
     return model, training, sample
 
 
@@ -106,8 +109,6 @@ def test_two_steps_of_smp_are_the_formulas(prepared, monkeypatch, allocation):
     method.prune(model, sample, Budget.of(model, "weights", 1 - density, 6.0))
 
     drawn = Drawn(training.examples, 3, 4, 0)
-    from bench.training import collate
-
     scores, state = {name: torch.zeros_like(weight) for name, weight in weights.items()}, {}
     for step in range(3):
         share = density + (1 - density) * (1 - step / 2) ** 3 if step < 2 else density
@@ -143,7 +144,7 @@ def by_hand(scores, model, share, allocation):
 def test_only_scores_change_in_smp(prepared):
     model, _, sample = prepared
     masks = SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
-    fresh = still(contract.tiny())
+    fresh = still(made_up.tiny())
     after, before = model.module.state_dict(), fresh.module.state_dict()
     for name in before:
         if name.startswith("bert.encoder"):
@@ -157,7 +158,7 @@ def test_weights_are_trained_under_masks_but_embeddings_are_not(prepared, maskin
     model, _, sample = prepared
     method = Unstructured(masking=masking, epochs=3.0, learning_rate=1e-3, regularizer=0.0 if masking == "magnitude" else 1.0)
     masks = method.prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
-    before = still(contract.tiny()).module.state_dict()
+    before = still(made_up.tiny()).module.state_dict()
     after = model.module.state_dict()
     name = next(iter(masks.kept))
     kept = torch.as_tensor(masks.kept[name])
@@ -171,10 +172,10 @@ def test_micro_batches_make_the_same_update(tmp_path):
     """Without dropout, two micro-batches an update give the masks of one."""
     found = []
     for accumulate in (1, 2):
-        model = still(contract.tiny())
+        model = still(made_up.tiny())
         (tmp_path / str(accumulate)).mkdir()
-        training = replace(contract.training(model, tmp_path / str(accumulate)), accumulate=accumulate)
-        sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
+        training = replace(made_up.training(model, tmp_path / str(accumulate)), accumulate=accumulate)
+        sample = replace(made_up.calibration([made_up.batch([5, 3])]), training=training)
         found.append(SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0)).kept)
     agree = np.mean([np.mean(found[0][name] == found[1][name]) for name in found[0]])
     assert agree > 0.99
@@ -182,11 +183,11 @@ def test_micro_batches_make_the_same_update(tmp_path):
 
 def test_mixed_precision_ends_with_the_training(tmp_path):
     """accelerate leaves an autocast around the forward pass, in which scores would be bfloat16's, and speed too."""
-    model = still(contract.tiny(dtype=torch.float32))
-    training = replace(contract.training(model, tmp_path), bf16=True)
-    sample = replace(contract.calibration([contract.batch([5, 3])]), training=training)
+    model = still(made_up.tiny(dtype=torch.float32))
+    training = replace(made_up.training(model, tmp_path), bf16=True)
+    sample = replace(made_up.calibration([made_up.batch([5, 3])]), training=training)
     SMP(epochs=2.0).prune(model, sample, Budget.of(model, "weights", 0.5, 6.0))
-    one = contract.batch([6, 4])
+    one = made_up.batch([6, 4])
     found = model(one)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(one)
@@ -308,7 +309,7 @@ def test_distillation_is_the_softened_divergence_from_the_teacher():
 
 def masked_language_model(family, tmp_path):
     """A base with a masked-language-model head, of random weights, and the same encoder as a classifier."""
-    model = contract.tiny(family, dtype=torch.float32)
+    model = made_up.tiny(family, dtype=torch.float32)
     config = model.module.config
     torch.manual_seed(1)
     base = AutoModelForMaskedLM.from_config(config, attn_implementation="eager" if family == "mpnet" else "sdpa").eval()
@@ -321,27 +322,27 @@ def masked_language_model(family, tmp_path):
     return model, base
 
 
-@pytest.mark.parametrize("family", contract.FAMILIES)
+@pytest.mark.parametrize("family", made_up.FAMILIES)
 def test_a_classifier_of_words_is_the_masked_language_models_head(family, tmp_path):
     """Where the base has one: its logits of the words at the first token, and piece by piece the same."""
     model, base = masked_language_model(family, tmp_path)
-    tokenizer = contract.training(model, tmp_path).encoder.tokenizer
+    tokenizer = made_up.training(model, tmp_path).encoder.tokenizer
     assert label_words.install(model, tmp_path / "language", tokenizer, ["c", "d"])
     ids = label_words.tokens(tokenizer, ["c", "d"], 2)
-    one = contract.batch([6, 4, 5])
+    one = made_up.batch([6, 4, 5])
     wanted = base(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).logits[:, 0, ids]
     assert torch.allclose(model(one), wanted, atol=1e-4)
     assert torch.allclose(model.forward(one), wanted, atol=1e-4)
-    assert label_words.found(model.module, model.arch) is True
+    assert word_head.found(model.module, model.arch) is True
 
 
-@pytest.mark.parametrize("family", contract.FAMILIES)
+@pytest.mark.parametrize("family", made_up.FAMILIES)
 def test_without_such_a_head_it_is_the_inner_product_with_the_words(family, tmp_path):
-    model = contract.tiny(family, dtype=torch.float32)
-    training = contract.training(model, tmp_path)
+    model = made_up.tiny(family, dtype=torch.float32)
+    training = made_up.training(model, tmp_path)
     encoder = getattr(model.module, model.arch.layers.split(".")[0])
     assert not label_words.install(model, training.base, training.encoder.tokenizer, ["c", "d"])
-    one = contract.batch([6, 4, 5])
+    one = made_up.batch([6, 4, 5])
     hidden = encoder(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).last_hidden_state[:, 0]
     ids = label_words.tokens(training.encoder.tokenizer, ["c", "d"], 2)
     rows = model.module.get_submodule(model.arch.embeddings).word_embeddings.weight[ids]
@@ -349,12 +350,12 @@ def test_without_such_a_head_it_is_the_inner_product_with_the_words(family, tmp_
     assert torch.allclose(model.forward(one), hidden @ rows.T, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", contract.FAMILIES)
+@pytest.mark.parametrize("family", made_up.FAMILIES)
 def test_of_questions_every_token_is_compared_with_the_two_words(family, tmp_path):
     model = tiny_spans(family, dtype=torch.float32)
-    training = contract.training(model, tmp_path)
+    training = made_up.training(model, tmp_path)
     assert not label_words.install(model, training.base, training.encoder.tokenizer, ["c", "d"])
-    one = contract.batch([6, 4, 5])
+    one = made_up.batch([6, 4, 5])
     encoder = getattr(model.module, model.arch.layers.split(".")[0])
     hidden = encoder(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).last_hidden_state
     ids = label_words.tokens(training.encoder.tokenizer, ["c", "d"], 2)
@@ -395,10 +396,10 @@ def test_a_published_schedule_is_used_where_there_is_one_for_the_density(prepare
             method.schedule_of(made[name], density)
 
 
-@pytest.mark.parametrize("family", contract.FAMILIES)
+@pytest.mark.parametrize("family", made_up.FAMILIES)
 def test_a_shrunk_model_grows_back(family):
     """What is trained in the small model stands in the full one, under masks without factors; an empty sub-layer too."""
-    model = contract.tiny(family)
+    model = made_up.tiny(family)
     random = np.random.default_rng(0)
     masks = Masks(random.random((3, 4)).round(1) * (random.random((3, 4)) > 0.4), (random.random((3, 40)) > 0.5).astype(float))
     masks.heads[1], masks.neurons[2] = 0, 0
@@ -408,7 +409,7 @@ def test_a_shrunk_model_grows_back(family):
             parameter.add_(0.05 * torch.randn_like(parameter))
     plain = grow(model, masks, small)
     assert set(np.unique(plain.heads)) <= {0.0, 1.0}
-    one = contract.batch([7, 3, 5])
+    one = made_up.batch([7, 3, 5])
     with model.masked(model.columns(plain)):
         assert torch.allclose(model(one), logits_of(small, one), atol=1e-9)
     assert mask_error(model, plain, shrink(model, plain), [one]) < 1e-9
@@ -488,8 +489,8 @@ def test_an_unlabelled_train_split_is_enough_for_methods_without_labels(bench, s
 
 @pytest.mark.parametrize(("epochs", "rounds", "shares"), [(1.0, 3, [1, 1, 2]), (2.0, 2, [4, 4]), (0.5, 2, [1, 1])])
 def test_rounds_share_the_updates_of_all_epochs(tmp_path, monkeypatch, epochs, rounds, shares):
-    model = contract.tiny(dtype=torch.float32)
-    training = contract.training(model, tmp_path)  # 16 texts, batches of 4
+    model = made_up.tiny(dtype=torch.float32)
+    training = made_up.training(model, tmp_path)  # 16 texts, batches of 4
     steps = []
     monkeypatch.setattr(type(training), "fit", lambda self, module, plan, distil: steps.append(plan.steps))
     recovery = Recovery(Recover(epochs, False, rounds), training)
@@ -498,8 +499,8 @@ def test_rounds_share_the_updates_of_all_epochs(tmp_path, monkeypatch, epochs, r
 
 
 def test_more_rounds_than_updates_are_a_reason_to_skip(tmp_path):
-    model = contract.tiny(dtype=torch.float32)
-    recovery = Recovery(Recover(1.0, False, 5), contract.training(model, tmp_path))
+    model = made_up.tiny(dtype=torch.float32)
+    recovery = Recovery(Recover(1.0, False, 5), made_up.training(model, tmp_path))
     with pytest.raises(Skip, match=r"recover.rounds=5: 1 epochs have 4 updates"):
         recovery.prune(model, Budget.of(model, "flops", 0.5, 6.0), lambda budget: Masks.ones(model.shape))
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import training
 from bench.config import Model, Run, Task
 from bench.dense import finding, loading
 from bench.dense.finding import Checkpoint
@@ -21,7 +20,8 @@ from bench.stages import say
 from bench.tasks import KINDS
 from bench.tasks.data import TaskData
 from bench.tasks.encoding import Encoded, Encoder
-from bench.train import processes
+from bench.train import order, processes, trainer
+from bench.train.resuming import last_checkpoint
 
 SEED = 0
 
@@ -61,7 +61,7 @@ def tune(run: Run, data: TaskData) -> Checkpoint:
     encoder = Encoder(base, run.task, run.model.arch)
     module = _with_new_head(run, base)
     train = encoder.examples(data.train)
-    examples = training.labelled(train, run.task, run.model.tuning)
+    examples = order.labelled(train, run.task, run.model.tuning)
     tokens = sum(len(example["input_ids"]) for example in examples)
     what = f"{len(examples)} examples, {tokens} tokens, {run.task.tuning.epochs:g} epochs"
     say(f"fine-tuning {run.model_name} for {run.task_name}, once: {what}")
@@ -122,8 +122,8 @@ def _with_new_head(run: Run, base: Path, seed: int = SEED) -> Any:
 
 def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded], work: Path) -> None:
     recipe = run.model.tuning
-    steps = training.updates(len(examples), recipe.batch, run.task.tuning.epochs)
-    arguments = training.arguments(
+    steps = order.updates(len(examples), recipe.batch, run.task.tuning.epochs)
+    arguments = trainer.arguments(
         work,
         steps,
         run.device,
@@ -137,14 +137,14 @@ def _train(run: Run, module: nn.Module, encoder: Encoder, examples: list[Encoded
     )
 
     def batch(chosen: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        out = training.collate(encoder, chosen)
+        out = order.collate(encoder, chosen)
         return KINDS[run.task.kind].for_trainer(out)
 
     module.train()
-    trainer = training.Looped(module, arguments, examples, batch, None, [training.Bar(steps, "fine-tuning")])
+    looped = trainer.Looped(module, arguments, examples, batch, None, [trainer.Bar(steps, "fine-tuning")])
     with repeatable(run.device):
-        trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
-    training.released(module).eval()
+        looped.train(resume_from_checkpoint=last_checkpoint(work))
+    trainer.released(module).eval()
 
 
 def _random_base(model: Model) -> Path:

@@ -26,13 +26,13 @@ from bench import command
 from bench.errors import UserError
 
 HERE = Path(__file__).resolve().parents[2]
-# run inside the code that is asked, where the rule may lie elsewhere
+# run inside the code that is asked, where the rule may lie in its old place
 _ASK = """
 import json, pathlib, yaml
 try:
     from bench.records.identity import method_source
 except ImportError:
-    from bench.records.record import method_source
+    from bench.record import method_source
 methods = {path.stem: yaml.safe_load(path.read_text()) for path in pathlib.Path("conf/method").glob("*.yaml")}
 print(json.dumps({name: method_source(method["_target_"]) for name, method in methods.items()}))
 """

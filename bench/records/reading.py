@@ -61,7 +61,20 @@ def passes(record: Record) -> float | None:
 
 
 def _was_disturbed(record: Record) -> bool:
-    return any(note.startswith(OTHER_WORK) for note in record["prune"]["notes"])
+    """Whether other work ran on the machine while the run pruned."""
+    work = record["prune"].get("other_work")
+    return _notes_begin(record["prune"], OTHER_WORK) if work is None else work > QUIET
+
+
+def was_capped(record: Record, length: int) -> bool:
+    """Whether the headline was timed at the model's last position, since it has fewer than this length."""
+    positions = record["latency"].get("positions")
+    return _notes_begin(record["latency"], "the model has") if positions is None else positions < length
+
+
+def _notes_begin(section: Record, words: str) -> bool:
+    """Records from before 2026-11-29 say some things in a note alone: this is the one place that reads their words."""
+    return any(note.startswith(words) for note in section["notes"])
 
 
 def last_line(reason: str | None) -> str:

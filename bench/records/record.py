@@ -42,12 +42,12 @@ def run_id(run: Run, checkpoint_sha256: str | None, protocol: int, table: "Table
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def blank(run: Run, data: TaskData, protocol: int) -> Record:
-    """The record of a run that has not begun: every key, what is known filled in."""
+def blank(run: Run, data: TaskData, protocol: int, known: str | None = None) -> Record:
+    """The record of a run that has not begun: every key, what is known filled in; `known`: the run's id, where it is."""
     plan = run.keys.calibration
     return {
         "schema": SCHEMA,
-        "id": run_id(run, None, protocol),
+        "id": known or run_id(run, None, protocol),
         "status": "failed",
         "reason": None,
         "created": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -64,16 +64,17 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "recover": run.recover,
         "round_to": run.keys.round_to,
         "protocol": protocol,
-        "data": {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source, "cut": None},
+        "data": data_section(data),
         "calibration": {**dict.fromkeys(INSIDE["calibration"]), "sampler": plan.sampler, "batch": plan.batch, "cut": None},
         "dense": {**dict.fromkeys((*INSIDE["dense"], "base")), "notes": []},
         "pruned": {**dict.fromkeys((*INSIDE["pruned"], "mask_bytes", "mask_sha256")), "notes": []},
-        "prune": {**dict.fromkeys(INSIDE["prune"]), "notes": []},
+        "prune": {**dict.fromkeys((*INSIDE["prune"], "other_work")), "notes": []},
         "latency": {
             "plan": run.keys.latency.plan,
             "headline": None,
             "grid": [],
             "notes": [],
+            "positions": None,
             "table": None,
             "limits": None,
             "rounding": None,
@@ -82,6 +83,11 @@ def blank(run: Run, data: TaskData, protocol: int) -> Record:
         "machine": None,
         "software": software(run),
     }
+
+
+def data_section(data: TaskData) -> Record:
+    """The record's `data` of a run that has not begun."""
+    return {"train": data.train.sha256, "validation": data.validation.sha256, "source": data.source, "cut": None}
 
 
 def dense_section(run: Run, checkpoint: Checkpoint, dense: "PrunableModel", before: "Score | None") -> Record:

@@ -70,7 +70,9 @@ def is_whole(found: Any) -> bool:
         and all(_is(value, NUMBER) for values in numbers for value in (values or {}).values())
         and all(_is(units, (int,)) for kind in ("heads", "neurons") for units in found["pruned"][kind] or ())
         and _is(found["machine"].get("load"), NUMBER)
-        and _is(found.get("round_to"), (int, NoneType))  # a later key, as some of the machine's and of latency's are
+        and _is(found.get("round_to"), (int, NoneType))  # a later key, as these are and some of the machine's and of latency's
+        and _is(found["prune"].get("other_work"), NUMBER)
+        and _is(timing.get("positions"), (int, NoneType))
     )
 
 

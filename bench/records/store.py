@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.config import LatencyPlan
 from bench.errors import UserError
+from bench.records.reading import was_capped
 from bench.records.record import strict
 from bench.records.schema import PLANS, Record, is_whole
 
@@ -174,7 +175,7 @@ def _differs(stored: Record, fresh: Record, threads: int, plan: LatencyPlan) -> 
         return f"it was timed with latency={stored['latency']['plan']}"
     if stored["status"] != "ok" or plan.plan == "none":
         return None
-    capped = any(note.startswith("the model has") for note in stored["latency"]["notes"])  # timed at its last position
+    capped = was_capped(stored, plan.length)
     timed = {tuple(point[key] for key in ("batch", "length", "dtype", "mode")) for point in stored["latency"]["grid"]}
     for point in plan.points(fresh["device"])[capped:]:
         if astuple(point) not in timed:

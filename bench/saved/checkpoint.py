@@ -1,4 +1,4 @@
-"""A pruned model as a folder: saved whole or not at all, loaded without the method and without the dense weights.
+"""A saved model: loaded from its folder without the method and without the dense weights (bench.saved.writing writes it).
 
     from bench.saved.checkpoint import load
     model = load("DIR")
@@ -7,12 +7,9 @@ Nothing in such a folder is unpickled or run: weights and masks are safetensors,
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,18 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bench
-from bench import checks, label_words
+from bench import checks
 from bench.checks import BITS_FILE, CONFIG_FILE, MASKS_FILE, RECORD_FILE, WEIGHTS_FILE
 from bench.config import Arch, Run, Task, typed
-from bench.dense.finding import EXTRA_FILES, FACTS_FILE, PRUNED, TOKENIZER_FILES, read_json, safetensors_shapes
+from bench.dense.finding import FACTS_FILE, PRUNED, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
-from bench.files import digest, place, sync
+from bench.files import digest, place
 from bench.masks import Masks, WeightMasks
 from bench.model import PrunableModel
+from bench.nn import word_head
 from bench.nn.shrink import shrink
 from bench.records.schema import Record
 from bench.tasks import KINDS
@@ -67,12 +65,12 @@ class Facts:
     label_words: bool | None = None
 
     @staticmethod
-    def of(run: Run, record: Record) -> "Facts":
-        """Of a run that has ended; what is kept comes with the masks. No dotted path of code stays in the task."""
+    def of(run: Run, run_id: str) -> "Facts":
+        """Of a run; what is kept comes with the masks. No dotted path of code stays in the task."""
         return Facts(
             schema=SCHEMA,
             prunebench=bench.__version__,
-            id=record["id"],
+            id=run_id,
             method=run.method,
             task_name=run.task_name,
             model=run.model_name,
@@ -108,121 +106,6 @@ class Saved:
             UserError: it is not there, or damaged.
         """
         return read_json(self.folder / RECORD_FILE)
-
-
-def save(target: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path], weights: WeightMasks | None = None) -> None:
-    """Write a shrunk model, float32, as the folder `target`: under a temporary name beside it, synced, read back, renamed.
-
-    Of a model that lost single weights the file is as large as a dense one's; their masks lie beside it, eight to a byte. `files`
-    are copied as they are (the run's record, the tokenizer's files). An earlier saved model is replaced.
-
-    Raises:
-        UserError: the place cannot be written, or holds something else.
-    """
-    target = Path(os.path.realpath(target))
-    half: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-        _fill(half, module, masks, facts, files, weights)
-        if not same(module, load(half)):
-            raise RuntimeError("the pruned model does not come back from its file as it was, so it is not saved")
-        half.chmod(0o755)
-        _put(half, target)
-    except OSError as error:
-        raise UserError(f"cannot save the model as {target}: {error.strerror or first_line(error)}") from error
-    finally:
-        if half is not None:
-            shutil.rmtree(half, ignore_errors=True)
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a transformers folder that its tokenizer is made from."""
-    return [folder / name for name in (*TOKENIZER_FILES, *EXTRA_FILES) if (folder / name).is_file()]
-
-
-def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path], bits: WeightMasks | None) -> None:
-    # clones: of tensors that share memory, or are a view of a larger one, each gets its own
-    weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()}
-    safetensors.torch.save_file(weights, half / WEIGHTS_FILE, metadata={"format": "pt"})
-    safetensors.numpy.save_file({"heads": masks.heads, "neurons": masks.neurons}, half / MASKS_FILE)
-    if bits:
-        safetensors.numpy.save_file(bits.packed(), half / BITS_FILE)
-    for file in files:
-        shutil.copyfile(file, half / file.name)
-    hashed = [WEIGHTS_FILE, MASKS_FILE, *([BITS_FILE] if bits else [])]
-    kept = _kept(masks, facts.arch) | {"sha256": {name: digest(half / name) for name in hashed}}
-    facts = replace(facts, **kept, label_words=label_words.found(module, facts.arch))
-    _write_json(half / FACTS_FILE, asdict(facts))
-    _write_json(half / CONFIG_FILE, _written_config(module.config, facts, masks))
-    _name_tokenizer(half, module.config)
-    KINDS[facts.kind].files(facts.task, half, facts.arch, masks, module)
-    for path in half.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the libraries and the copied files' modes are
-        sync(path)
-    sync(half)
-
-
-def _written_config(config: Any, facts: Facts, masks: Masks) -> dict[str, Any]:
-    """config.json: outputs in the task's order; of a model that is not a whole one a type of its own and the units of each layer, so
-    that transformers refuses what it would fill up with new weights."""
-    labels = facts.task.labels or [f"LABEL_{i}" for i in range(facts.outputs)]
-    content = {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
-    content |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    if masks.heads.all() and masks.neurons.all() and facts.label_words is None:
-        return content
-    own = {"model_type": PRUNED + facts.arch.model_type, "architectures": None}
-    return content | own | {facts.arch.heads: facts.heads, facts.arch.neurons: facts.neurons}
-
-
-def _dense_config(content: dict[str, Any], facts: Facts, masks: Masks) -> dict[str, Any]:
-    """The same as transformers knows it, that of the dense model; models that were saved before 2026-11-29 have no other."""
-    if content.get("model_type") != PRUNED + facts.arch.model_type:
-        return content
-    full = {facts.arch.heads: (facts.heads, masks.heads.shape[1]), facts.arch.neurons: (facts.neurons, masks.neurons.shape[1])}
-    sizes = {name: size for name, (kept, size) in full.items() if content.get(name) == kept}
-    return content | sizes | {"model_type": facts.arch.model_type}
-
-
-def _name_tokenizer(half: Path, config: Any) -> None:
-    """The tokenizer's class, which transformers takes from the model's type where no file names it."""
-    from transformers import AutoTokenizer
-
-    file = half / "tokenizer_config.json"
-    if not file.exists() and any((half / name).exists() for name in TOKENIZER_FILES):
-        found = AutoTokenizer.from_pretrained(half, config=config, local_files_only=True, trust_remote_code=False)
-        _write_json(file, {"tokenizer_class": type(found).__name__})
-
-
-def _kept(masks: Masks, arch: Arch) -> dict[str, Any]:
-    heads = [np.flatnonzero(row).tolist() for row in masks.heads]
-    return {
-        "heads": [len(row) for row in heads],
-        "neurons": (masks.neurons != 0).sum(1).tolist(),
-        "kept_heads": heads if arch.position_bias else None,
-    }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _put(half: Path, target: Path) -> None:
-    """Rename to the target; an earlier saved model there stays until the new one is whole."""
-    checks.check_free(target, f"save={target}")
-    old: Path | None = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-        target.rename(old)  # onto an empty folder
-    try:
-        half.rename(target)
-        sync(target.parent)
-    except OSError:
-        if old is not None and not target.exists():
-            old.rename(target)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(path: str | Path) -> nn.Module:
@@ -261,7 +144,7 @@ def read(path: str | Path) -> Saved:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from error
     facts = _facts(folder / FACTS_FILE)
     masks = _masks(folder / MASKS_FILE)
-    kept = _kept(masks, facts.arch)
+    kept = kept_units(masks, facts.arch)
     if kept != {name: getattr(facts, name) for name in kept}:
         raise UserError(f"{folder / MASKS_FILE} does not fit {FACTS_FILE}: they keep different units")
     saved = Saved(folder, facts, masks, _config(folder / CONFIG_FILE, facts, masks))
@@ -269,6 +152,16 @@ def read(path: str | Path) -> Saved:
     if (folder / BITS_FILE).exists() or BITS_FILE in facts.sha256:
         _check_digest(saved, BITS_FILE)
     return saved
+
+
+def kept_units(masks: Masks, arch: Arch) -> dict[str, Any]:
+    """The fields of Facts that tell which units are kept."""
+    heads = [np.flatnonzero(row).tolist() for row in masks.heads]
+    return {
+        "heads": [len(row) for row in heads],
+        "neurons": (masks.neurons != 0).sum(1).tolist(),
+        "kept_heads": heads if arch.position_bias else None,
+    }
 
 
 def weight_masks(saved: Saved) -> WeightMasks | None:
@@ -294,13 +187,14 @@ def structure(saved: Saved) -> nn.Module:
     Raises:
         UserError: config, architecture and masks do not fit each other.
     """
+    kind = KINDS[saved.facts.kind]
     structural = Masks((saved.masks.heads != 0).astype(float), (saved.masks.neurons != 0).astype(float))
     try:
         with _without_weights():
             dense = dense_module(saved)
             if saved.facts.label_words is not None:
-                label_words.structure(dense, saved.facts.arch, saved.facts.label_words)
-        return shrink(PrunableModel(dense, saved.facts.arch, KINDS[saved.facts.kind]), structural)
+                word_head.structure(dense, saved.facts.arch, kind, saved.facts.label_words)
+        return shrink(PrunableModel(dense, saved.facts.arch, kind), structural)
     except Exception as error:
         raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error
 
@@ -319,16 +213,6 @@ def _without_weights() -> Iterator[None]:
 
     with init_empty_weights(include_buffers=False):
         yield
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same parameters and buffers, to the bit, wherever they lie."""
-    first, second = (_named(module) for module in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name].cpu(), second[name].cpu()) for name in first)
-
-
-def _named(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
 
 
 def _check_files(folder: Path) -> None:
@@ -396,6 +280,15 @@ def _config(path: Path, facts: Facts, masks: Masks) -> Any:
     if facts.outputs and outputs != facts.outputs:
         raise UserError(f"{path} has {outputs} outputs, the task {facts.task_name} {facts.outputs}")
     return config
+
+
+def _dense_config(content: dict[str, Any], facts: Facts, masks: Masks) -> dict[str, Any]:
+    """The same as transformers knows it, that of the dense model; models that were saved before 2026-11-29 have no other."""
+    if content.get("model_type") != PRUNED + facts.arch.model_type:
+        return content
+    full = {facts.arch.heads: (facts.heads, masks.heads.shape[1]), facts.arch.neurons: (facts.neurons, masks.neurons.shape[1])}
+    sizes = {name: size for name, (kept, size) in full.items() if content.get(name) == kept}
+    return content | sizes | {"model_type": facts.arch.model_type}
 
 
 def _check_tensors(file: Path, module: nn.Module) -> None:

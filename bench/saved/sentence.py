@@ -14,7 +14,7 @@ from bench.dense.finding import EXTRA_FILES, TOKENIZER_FILES
 from bench.masks import Masks
 from bench.model import PrunableModel
 from bench.nn.shrink import grow, shrink
-from bench.tasks.embedding import Embedding, pooled
+from bench.tasks.embedding import pooled
 
 
 @dataclass
@@ -27,8 +27,6 @@ class Embedded(ModelOutput):  # type: ignore[misc]
 class SentenceEncoder(nn.Module):
     """A transformers encoder and the normalised mean of its last hidden states. The encoder keeps the name that it has in a
     classifier (bert, mpnet, ...), so that the paths of conf/arch hold."""
-
-    output_names = Embedding.output_names
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import copy
 import gc
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,8 +29,8 @@ def check(plan: LatencyPlan, positions: int) -> None:
         raise UserError(f"latency.lengths={plan.lengths}: the model has {positions} positions, leave {too_long[0]} out")
 
 
-def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
-    """Time two models with `positions` positions; the headline is the plan's own point, eager and in float32.
+def compare(dense: nn.Module, pruned: nn.Module, outputs: Sequence[str], plan: LatencyPlan, positions: int, device: str) -> dict[str, Any]:
+    """Time two models with `positions` positions and outputs of these names; the headline is the plan's own point, eager and in float32.
 
     A point that fails, for want of memory or otherwise, is a point with a note.
     """
@@ -53,16 +53,17 @@ def compare(dense: nn.Module, pruned: nn.Module, plan: LatencyPlan, positions: i
             notes.append(warning)
     grid = []
     for kind, group in itertools.groupby(progress(points, "timing, points"), key=lambda point: point.kind):
-        with _prepared([dense, pruned], kind, device) as runners:
+        with _prepared([dense, pruned], outputs, kind, device) as runners:
             grid += [_measured(point, runners, dense, plan, device) for point in group]
-    return {"plan": plan.plan, "headline": None if grid[0]["note"] else grid[0], "grid": grid, "notes": notes}
+    headline = None if grid[0]["note"] else grid[0]
+    return {"plan": plan.plan, "headline": headline, "grid": grid, "notes": notes, "positions": positions}
 
 
 Runner = Callable[[dict[str, torch.Tensor]], Callable[[], Any]]  # a batch to what computes its logits
 
 
 @contextmanager
-def _prepared(models: list[nn.Module], kind: tuple[str, str], device: str) -> Iterator[list[Runner] | str]:
+def _prepared(models: list[nn.Module], outputs: Sequence[str], kind: tuple[str, str], device: str) -> Iterator[list[Runner] | str]:
     """The models in a precision and a mode, as what makes a forward pass of a batch; or why there are none."""
     dtype, mode = kind
     try:
@@ -71,7 +72,7 @@ def _prepared(models: list[nn.Module], kind: tuple[str, str], device: str) -> It
         if mode == "compile":
             runners = [_eager(torch.compile(model, dynamic=False)) for model in models]
         elif mode == "onnx":
-            runners = [_onnx(model) for model in models]
+            runners = [_onnx(model, outputs) for model in models]
         else:
             runners = [_eager(model) for model in models]
     except Exception as error:
@@ -92,10 +93,10 @@ def _eager(model: Callable[..., Any]) -> Runner:
     return lambda batch: lambda: model(**batch)
 
 
-def _onnx(model: nn.Module) -> Runner:
+def _onnx(model: nn.Module, outputs: Sequence[str]) -> Runner:
     from bench.export import onnx_runner
 
-    return onnx_runner(model, ["input_ids", "attention_mask"], torch.get_num_threads())
+    return onnx_runner(model, outputs, ["input_ids", "attention_mask"], torch.get_num_threads())
 
 
 def _measured(point: Point, runners: list[Runner] | str, model: nn.Module, plan: LatencyPlan, device: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def measure(repeats: int) -> dict[str, Any]:
     from transformers import BertConfig, BertForSequenceClassification
 
     from bench.config import LatencyPlan
-    from bench.contract import arch_of
+    from bench.made_up import arch_of
     from bench.masks import Masks
     from bench.model import PrunableModel
     from bench.nn.shrink import shrink

@@ -52,6 +52,7 @@ class Kind:
     transformers_class: ClassVar[str]  # that loads a model with the head
     problem_type: ClassVar[str | None] = None  # as transformers' config says it, for fine-tuning
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    per_token: ClassVar[bool] = False  # whether every token has outputs, not the example
     reads_first_tokens: ClassVar[bool] = True  # whether the logits read the last hidden states of first tokens alone
     fine_tuned: ClassVar[bool] = True  # whether a dense model is fine-tuned for the task, not used as it is published
     together: ClassVar[int] = 1  # consecutive examples that are drawn together

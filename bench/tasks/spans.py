@@ -31,6 +31,7 @@ class Spans(Kind):
     metrics = frozenset({"exact_match", "f1"})
     transformers_class = "AutoModelForQuestionAnswering"
     output_names = ("start_logits", "end_logits")
+    per_token = True
     reads_first_tokens = False
 
     def outputs(self, task: "Task") -> int:

@@ -1,4 +1,4 @@
-"""A frozen classifier made of words: an output's logit is how much the encoder's state looks like its word.
+"""SMP's frozen classifier: the embeddings of the task's label words.
 
 As in SMP (Jiang et al., ACL 2023, arXiv 2210.06210, section 4.2): logit_c = h · e_c with h the state of the first token (of
 questions every token's) and e_c the embedding of the word of class c; nothing of it is trained. Where the base model has a
@@ -15,60 +15,7 @@ from torch import Tensor, nn
 from bench.config import Arch
 from bench.method import Skip
 from bench.model import PrunableModel
-
-
-class First(nn.Module):
-    """The first token's state."""
-
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        """[B, T, d] to [B, d]."""
-        return hidden[:, 0]
-
-
-class BothSigns(nn.Module):
-    """Lets a state through a ReLU unharmed: x and -x side by side."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, d] to [B, 2 d]."""
-        return torch.cat([x, -x], -1)
-
-
-def structure(module: nn.Module, arch: Arch, transform: bool) -> nn.Linear:
-    """Put such a classifier, without weights, in the place of a model's head, and no dropout before it. Returns its last layer
-    [outputs, d] ([outputs, 2 d] behind a ReLU, whose second half is the first's negative)."""
-    config: Any = module.config
-    size, outputs = getattr(config, arch.hidden), config.num_labels
-    steps: list[nn.Module] = []
-    if transform:
-        steps = [nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size, eps=getattr(config, "layer_norm_eps", 1e-12))]
-    spans = hasattr(module, arch.span_head)
-    signs = "relu" in arch.head and not spans
-    words = nn.Linear(size * (1 + signs), outputs)
-    if spans:
-        module.set_submodule(arch.span_head, nn.Sequential(*steps, words))
-    elif len(arch.head) == 1:
-        module.set_submodule(arch.head[0], nn.Sequential(First(), *steps, words))
-    else:
-        name = arch.head[-3] if signs else arch.head[-2]
-        module.set_submodule(name, nn.Sequential(*([] if signs else [First()]), *steps, *([BothSigns()] if signs else [])))
-        module.set_submodule(arch.head[-1], words)
-    for child in module.children():
-        if isinstance(child, nn.Dropout):
-            child.p = 0.0
-    return words
-
-
-def found(module: nn.Module, arch: Arch) -> bool | None:
-    """Whether a model's classifier is one of words and has a language model's transform before it; None: it is not."""
-    steps = _steps(module, arch)
-    return any(isinstance(layer, nn.LayerNorm) for layer in steps) if steps else None
-
-
-def _steps(module: nn.Module, arch: Arch) -> list[nn.Module]:
-    """The layers that `structure` has put in the head's place, without the last where that stands alone."""
-    named = dict(module.named_modules())
-    places = [named[name] for name in (*arch.head, arch.span_head) if name in named]
-    return [layer for place in places if isinstance(place, nn.Sequential) for layer in place]
+from bench.nn import word_head
 
 
 @torch.no_grad()
@@ -83,13 +30,13 @@ def install(model: PrunableModel, base: Path, tokenizer: Any, words: Sequence[st
     ids = tokens(tokenizer, words, config.num_labels)
     head = _language_head(base, model.arch)
     embeddings: Any = model.module.get_submodule(model.arch.embeddings)
-    last = structure(model.module, model.arch, head is not None)
+    last = word_head.structure(model.module, model.arch, model.kind, head is not None)
     rows = embeddings.word_embeddings.weight[ids]
     last.weight.copy_(torch.cat([rows, -rows], 1) if last.in_features > rows.shape[1] else rows)
     last.bias.zero_()
     if head is not None:
         dense, norm, bias = head
-        steps = [layer for layer in _steps(model.module, model.arch) if isinstance(layer, nn.Linear | nn.LayerNorm)]
+        steps = [layer for layer in word_head.steps(model.module, model.arch) if isinstance(layer, nn.Linear | nn.LayerNorm)]
         steps[0].load_state_dict(dense.state_dict())
         steps[1].load_state_dict(norm.state_dict())
         last.bias.copy_(bias[ids])
@@ -122,7 +69,7 @@ def _language_head(base: Path, arch: Arch) -> tuple[nn.Module, nn.Module, Tensor
     """Dense layer, norm and bias [vocabulary] of the base's masked-language-model head, if its file has one.
 
     Raises:
-        Skip: its activation is none that `structure` builds.
+        Skip: its activation is none that bench.nn.word_head builds.
     """
     from transformers import AutoModelForMaskedLM
 
