@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 @dataclass
 class AttentionPaths:
-    """Module paths of an attention sub-layer, relative to its layer; `core` is what no head needs when none is left."""
+    """Module paths of an attention sub-layer, relative to its layer; `core` is what no head needs when none is left. `query_norm` and
+    `key_norm` are norms of each head's query and key, where the family has them."""
 
     query: str
     key: str
@@ -28,22 +29,31 @@ class AttentionPaths:
     output: str
     norm: str
     core: str
+    query_norm: str | None = None
+    key_norm: str | None = None
 
 
 @dataclass
 class FeedForwardPaths:
-    """Module paths of a feed-forward sub-layer, relative to its layer."""
+    """Module paths of a feed-forward sub-layer, relative to its layer; `gate` is the linear map whose activated output the output of
+    `up` is multiplied by, where the family has one."""
 
     up: str
     activation: str
     output: str
     norm: str
     core: str
+    gate: str | None = None
 
 
 @dataclass
 class Arch:
-    """Where the pieces of a model family lie (conf/arch)."""
+    """Where the pieces of a model family lie (conf/arch).
+
+    `kv_heads`: config.json's field for the number of key-value heads, where query heads share them. `norm_first`: always, never, or the
+    field that says whether a sub-layer's norm comes before it. `causal`: a token attends to those before it alone. `output`: the
+    modules from the last hidden state to a language model's logits; one that a model lacks is left out.
+    """
 
     model_type: str
     embeddings: str
@@ -61,6 +71,10 @@ class Arch:
     language_head: list[str] = field(default_factory=list)
     weights: dict[str, list[str]] = field(default_factory=dict)
     head_layers: list[str] = field(default_factory=list)
+    kv_heads: str | None = None
+    norm_first: str = "never"
+    causal: bool = False
+    output: list[str] = field(default_factory=list)
 
 
 @dataclass
