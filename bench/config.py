@@ -163,9 +163,12 @@ class Windows:
 @dataclass
 class Task:
     """A task by name: columns, labels (None: numbers, or what its kind asks for), metrics, and the constants of the protocol
-    (conf/task). `kind` names one of bench.tasks, `options` are what that kind wants to know, `data` another
-    task whose data it uses. `label_words`: a word of the
-    vocabulary for each output, for methods that classify by them."""
+    (conf/task).
+
+    `kind` names one of bench.tasks, `options` are what that kind wants to know. `data` is another task whose data it uses, `evaluation`
+    the file that models are scored on, `unit` what a ratio counts where nothing is said. `label_words`: a word of the vocabulary for
+    each output, for methods that classify by them.
+    """
 
     columns: list[str]
     labels: list[str] | None
@@ -183,6 +186,8 @@ class Task:
     tuning: TaskTuning = field(default_factory=TaskTuning)
     kind: str = ""
     data: str | None = None
+    evaluation: str = "validation"
+    unit: str = "flops"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class Embedding(Kind):
             return {"labels": columns.numbers(table[task.label], where)}
         return {"labels": np.arange(len(texts[0]), dtype=np.int64)}
 
-    def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
+    def examples(self, encoder: "Encoder", split: "Split", scored: bool = False) -> "Examples":
         """Every text of every pair."""
         return Texts(encoder, split)
 
@@ -141,11 +141,11 @@ class Embedding(Kind):
         values: dict[str, float | None] = {name: float(each[name].mean()) for name in task.metrics}
         return Score({name: each[name] for name in task.metrics}, values, values[task.score])
 
-    def stored(self, task: "Task", split: "Split") -> dict[str, np.ndarray]:
+    def stored(self, task: "Task", examples: "Examples") -> dict[str, np.ndarray]:
         """Gold similarities, or what a search in random order scores."""
         if task.options["measure"] == "similarity":
-            return {"gold": split.labels}
-        count = len(split)
+            return {"gold": examples.split.labels}
+        count = len(examples.split)
         by_chance = {"mrr@10": 100.0 * float((1 / np.arange(1, min(FIRST, count) + 1)).sum()) / count, "recall@1": 100.0 / count}
         return {f"{name}_trivial": np.full(count, by_chance[name]) for name in task.metrics}
 
