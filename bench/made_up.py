@@ -49,7 +49,7 @@ VOCABULARY, PAD, LENGTH = 60, 1, 6.0
 @cache
 def arch_of(family: str) -> Arch:
     """The architecture of a family, from conf/arch."""
-    fields = OmegaConf.load(CONF / "arch" / f"{family}.yaml")
+    fields: Any = OmegaConf.load(CONF / "arch" / f"{family}.yaml")
     for parent in fields.pop("defaults", []):
         if parent != "_self_":
             fields = OmegaConf.merge(OmegaConf.load(CONF / "arch" / f"{parent}.yaml"), fields)

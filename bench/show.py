@@ -52,7 +52,7 @@ def _lost(record: Record) -> float | None:
     dense, pruned = record["dense"]["score"], record["pruned"]["score"]
     if dense is None or pruned is None:
         return None
-    return 100 * (pruned / dense - 1) if _is_perplexity(record) else dense - pruned
+    return float(100 * (pruned / dense - 1) if _is_perplexity(record) else dense - pruned)
 
 
 def _is_perplexity(record: Record) -> bool:

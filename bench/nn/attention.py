@@ -53,12 +53,8 @@ class Attention(SubLayer):
         """The attention module is also told how many heads it has left."""
         super()._slice(kept, gone)
         core: Any = self.layer.get_submodule(self.paths.core)
-        for name, value in (
-            ("num_attention_heads", len(kept)),
-            ("n_heads", len(kept)),
-            ("num_heads", len(kept)),
-            ("all_head_size", len(kept) * self.width),
-        ):
+        counts = dict.fromkeys(("num_attention_heads", "n_heads", "num_heads"), len(kept))
+        for name, value in {**counts, "all_head_size": len(kept) * self.width}.items():
             if hasattr(core, name):
                 setattr(core, name, value)
         if self.shared_bias:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("context", "calibration_context")
 SCORED_TOKENS = 4096  # of windows that are scored together
+UNKNOWN = "a language model's loss needs its map to the vocabulary: calibration.of(model) gives a sample that knows it"
 CHUNK = 1024  # tokens whose logits are held at a time
 
 
@@ -111,9 +112,11 @@ class Language(Kind):
 
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Only a kind that knows the map to the vocabulary has one."""
-        raise ValueError("a language model's loss needs its map to the vocabulary: calibration.of(model) gives a sample that knows it")
+        raise ValueError(UNKNOWN)
 
-    divergence = loss  # type: ignore[assignment]
+    def divergence(self, student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+        """As `loss`."""
+        raise ValueError(UNKNOWN)
 
     def score(self, task: "Task", logits: Logits, examples: "Examples") -> Score:
         """The perplexity over all windows."""
@@ -169,7 +172,7 @@ def _by_chunks(part: Any, states: "Tensor", others: "Tensor") -> "Tensor":
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    pieces = zip(states.split(CHUNK), others.split(CHUNK), strict=True)
+    pieces = zip(torch.split(states, CHUNK), torch.split(others, CHUNK), strict=True)
     if not torch.is_grad_enabled() or len(states) <= CHUNK:
         return torch.cat([part(*piece) for piece in pieces])
     return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
@@ -216,7 +219,7 @@ class Stream:
     def by_frequency(self) -> NDArray[np.float64]:
         """The negative log-likelihood of each window's predicted tokens by their frequencies in all windows."""
         wanted = self.windows[:, 1:]
-        tokens, places, counts = np.unique(wanted, return_inverse=True, return_counts=True)
+        _, places, counts = np.unique(wanted, return_inverse=True, return_counts=True)
         surprise = np.log(wanted.size / counts)
         return surprise[places.reshape(wanted.shape)].sum(1)  # type: ignore[no-any-return]
 
