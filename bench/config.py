@@ -76,6 +76,11 @@ class Arch:
     causal: bool = False
     output: list[str] = field(default_factory=list)
 
+    @property
+    def groups(self) -> str:
+        """config.json's field for the number of an attention's units: key-value heads, each with the query heads that use it."""
+        return self.kv_heads or self.heads
+
 
 @dataclass
 class Base:

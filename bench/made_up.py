@@ -99,11 +99,13 @@ def windows(count: int, length: int, seed: int = 0) -> dict[str, Tensor]:
     return one | {"labels": one["input_ids"]}
 
 
-def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12) -> Calibration:
-    """Batches as the calibration sample of a run, in micro-batches of at most so many tokens."""
+def calibration(
+    batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12, kind: str | None = None
+) -> Calibration:
+    """Batches as the calibration sample of a run, in micro-batches of at most so many tokens; without `kind` the labels tell it."""
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
-    kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
+    kind = kind or ("regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span")
     return Calibration(
         list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, KINDS[kind], "", np.random.default_rng(seed)
     )

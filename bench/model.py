@@ -32,7 +32,7 @@ class PrunableModel:
         self.layers = layers
         self.kind = kind
         config: Any = module.config
-        heads, neurons, hidden = (getattr(config, name) for name in (arch.kv_heads or arch.heads, arch.neurons, arch.hidden))
+        heads, neurons, hidden = (getattr(config, name) for name in (arch.groups, arch.neurons, arch.hidden))
         first = arch.norm_first == "always" or bool(getattr(config, arch.norm_first, False))
         self.sublayers: list[SubLayer] = []
         for layer in layers:
