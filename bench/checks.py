@@ -98,8 +98,8 @@ def check_model(name: str, model: Model) -> None:
     _demand(f"{where}arch.head", steps, bool(steps), "the steps from the last hidden state to the logits")
     parts = model.arch.language_head
     _demand(f"{where}arch.language_head", parts, len(parts) in (0, 3), "its dense layer, norm and decoder, or nothing")
-    hashed = base.sha256 is not None and base.folder is not None
-    _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder and sha256")
+    hashed = base.sha256 is not None and (base.folder or base.gguf) is not None
+    _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder or gguf, and sha256")
     _check_tuning(f"{where}tuning.", model.tuning)
 
 

@@ -84,7 +84,8 @@ class Arch:
 
 @dataclass
 class Base:
-    """Where a base encoder comes from: packages of the index, the hub, or random weights.
+    """Where base weights come from: packages of the index, the hub, or random weights. `gguf`: the file of a package that holds them in
+    that format; `sha256` is then the file's.
 
     `random` and `shape` are fields of transformers' config: of a model that has never had other weights, and of one whose
     shape alone is asked for (model.weights=random).
@@ -93,6 +94,7 @@ class Base:
     packages: list[str] = field(default_factory=list)
     parts: str | None = None
     folder: str | None = None
+    gguf: str | None = None
     sha256: str | None = None
     hub: str | None = None
     random: dict[str, Any] | None = None
