@@ -166,7 +166,7 @@ def _run(make: Make, case: Case, device: str, again: bool = False) -> _Result | 
             masks = _prune(method, model, sample, budget, case)
         except Skip as skip:
             return _reason(skip, case)
-        result = _checked(case, model, masks, budget, sample)
+        result = _checked(case, model, masks, budget, sample, method.layers)
     _spoil(model, sample)
     return result
 
@@ -187,13 +187,13 @@ def _prune(method: Method, model: PrunableModel, sample: Calibration, budget: Bu
             return method.prune(model, seen.kind.supervised(model, seen) if method.labels else seen, budget)
 
 
-def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sample: Calibration) -> _Result:
+def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sample: Calibration, layers: bool) -> _Result:
     """Masks that use the budget and no more, and weights that belong to them."""
     assert isinstance(masks, Masks | WeightMasks), f"{case}: prune returns {_kind(masks)}, not Masks"
     cost = budget.cost(masks)
     told = f"{case}: the masks cost {cost / budget.total:.4f} of all units, the budget is {budget.limit / budget.total:.4f}"
     assert budget.fits(cost), told
-    assert budget.limit - cost < _dearest(model, budget), f"{told}, which would pay for a whole sub-layer or matrix more"
+    assert budget.limit - cost < _dearest(model, budget) * (2 if layers else 1), f"{told}, which would pay for a whole sub-layer or matrix more"
     assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{case}: a weight is not finite"
     weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     if isinstance(masks, WeightMasks):
