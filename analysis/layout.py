@@ -40,7 +40,10 @@ CAPTIONS = {  # a sentence, and what has to be known to read the numbers
 }
 
 WORDS = {  # columns of words or of names, left-aligned
-    **{name: name for name in ("task", "model", "method", "by", "against", "paper", "variant", "how", "why", "suspect", "collapsed", "unit")},
+    **{
+        name: name
+        for name in ("task", "model", "method", "by", "against", "paper", "variant", "how", "why", "suspect", "collapsed", "unit")
+    },
     "verdict": "ahead",
     "kprune_collapsed": "K-prune collapsed",
     "model_ours": "our model",

@@ -40,7 +40,8 @@ def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Itera
 
 def _tables(found: Frame, machine: str, folder: Path) -> Iterator[str]:
     written = []
-    for name, table in [*tables.all_tables(found, machine), ("perplexity", perplexity(found)), ("published", published.compare(found.table))]:
+    others = [("perplexity", perplexity(found)), ("published", published.compare(found.table))]
+    for name, table in [*tables.all_tables(found, machine), *others]:
         if table.empty:
             yield f"table {name}: no records for it"
             continue

@@ -193,7 +193,8 @@ def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sampl
     cost = budget.cost(masks)
     told = f"{case}: the masks cost {cost / budget.total:.4f} of all units, the budget is {budget.limit / budget.total:.4f}"
     assert budget.fits(cost), told
-    assert budget.limit - cost < _dearest(model, budget) * (2 if layers else 1), f"{told}, which would pay for a whole sub-layer or matrix more"
+    dearest = _dearest(model, budget) * (2 if layers else 1)
+    assert budget.limit - cost < dearest, f"{told}, which would pay for a whole sub-layer or matrix more"
     assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{case}: a weight is not finite"
     weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     if isinstance(masks, WeightMasks):

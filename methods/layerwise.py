@@ -94,7 +94,7 @@ def _add_inputs(sublayer: SubLayer, hidden: Tensor, context: Context, seen: dict
 def lowest_of_rows(values: Tensor, budget: Budget) -> Tensor:
     """The mask [out, in] that keeps of every row as many of the highest values as the budget's share allows; of equals the first."""
     kept = int(values.shape[1] * (1 - budget.ratio) * TOLERANCE)
-    order = values.sort(1, descending=True, stable=True).indices[:, :kept]
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :kept]
     return torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True)
 
 
@@ -107,5 +107,5 @@ def two_of_four(values: Tensor) -> Tensor:
     if values.shape[1] % 4:
         raise Skip(f"pattern 2:4: a matrix has {values.shape[1]} inputs, no multiple of four")
     fours = values.view(len(values), -1, 4)
-    order = fours.sort(2, descending=True, stable=True).indices[..., :2]
+    order = fours.sort(dim=2, descending=True, stable=True).indices[..., :2]
     return torch.zeros_like(fours, dtype=torch.bool).scatter_(2, order, True).view_as(values)

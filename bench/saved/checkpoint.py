@@ -26,7 +26,8 @@ from bench.config import Arch, Run, Task, typed
 from bench.dense.finding import FACTS_FILE, PRUNED, read_json, safetensors_shapes
 from bench.errors import UserError, first_line
 from bench.files import digest, place
-from bench.masks import Masks, WeightMasks, place
+from bench.masks import Masks, WeightMasks
+from bench.masks import place as place_of
 from bench.model import PrunableModel
 from bench.nn import word_head
 from bench.nn.shrink import shrink
@@ -216,7 +217,7 @@ def structure(saved: Saved) -> nn.Module:
 def _with_saved_biases(model: PrunableModel, found: dict[str, list[int]]) -> None:
     """Output projections get the biases that a method has given them, of families that have none."""
     for s, sublayer in enumerate(model.sublayers):
-        at = f"{model.arch.layers}.{place(s)[1]}"
+        at = f"{model.arch.layers}.{place_of(s)[1]}"
         names = {f"{at}.{sublayer.paths.output}.bias", f"{at}.{sublayer.paths.core}.bias"}
         if sublayer.projection.bias is None and names & found.keys():
             sublayer.add_bias(sublayer.bias)
