@@ -83,16 +83,12 @@ class Embedding(Kind):
 
     def from_config(self, config: Any, **how: Any) -> "nn.Module":
         """An encoder of new weights with its pooling."""
-        import transformers
-
-        return _pooled(transformers.AutoModel.from_config(config, **how))
+        return _pooled(super().from_config(config, **how))
 
     def from_pretrained(self, folder: Any, **how: Any) -> Any:
         """The encoder of a transformers folder with its pooling; a BERT's own pooler is not used."""
-        import transformers
-
         how.pop("num_labels", None)
-        found = transformers.AutoModel.from_pretrained(folder, **how)
+        found = super().from_pretrained(folder, **how)
         if not how.get("output_loading_info"):
             return _pooled(found)
         encoder, info = found
