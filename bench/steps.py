@@ -190,6 +190,12 @@ def time(run: Run, dense: Dense, pruned: Pruning, small: Small) -> Record:
     return section
 
 
+def data_section(run: Run, dense: Dense, after: Score | None) -> Record:
+    """For the record's `data`: how many examples were cut, and how a text was that is read as one."""
+    stream = KINDS[run.task.kind].stream(dense.validation)
+    return {"cut": len(dense.validation.cut) if after else None, **({"stream": stream} if stream else {})}
+
+
 def arrays(run: Run, data: TaskData, dense: Dense, small: Small, after: Score | None) -> dict[str, object]:
     """What is stored of every example and of the masks."""
     answers = scoring.arrays(run.task, dense.score, after, dense.validation)
