@@ -122,7 +122,7 @@ def training(model: PrunableModel, folder: Path, regression: bool = False) -> "T
     (folder / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *letters]) + "\n", encoding="utf-8")
     encoder = Encoder.__new__(Encoder)
     encoder.tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_input_names=["input_ids", "attention_mask"])
-    encoder.inputs = ["input_ids", "attention_mask"]
+    encoder.inputs, encoder.padding = ["input_ids", "attention_mask"], PAD
     labels, words = (None, ["a"]) if regression else (["no", "yes"], ["a", "b"])
     metrics = ["pearson" if regression else "accuracy"]
     encoder.task = task = Task(["text"], labels, metrics, metrics[0], LENGTH, 16, label_words=words)
