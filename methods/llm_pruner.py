@@ -113,7 +113,7 @@ def _buy(mask: Floats, values: Floats, price: Price, left: float) -> None:
     """Keep the best of what is gone as long as it can be paid."""
     for unit in descending(values):
         layer = int(unit) // mask.shape[1]
-        cost = float(price.step(np.count_nonzero(mask[layer]) + 1))
+        cost = float(price.step(int(np.count_nonzero(mask[layer])) + 1))
         if mask.flat[unit] == 0 and cost <= left:
             mask.flat[unit] = 1.0
             left -= cost

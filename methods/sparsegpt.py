@@ -92,4 +92,5 @@ def inverse_factor(products: Tensor, damp: float) -> Tensor:
     diagonal[diagonal == 0] = 1.0
     diagonal += damp * diagonal.mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True)
+    upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return upper

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bench
 from bench import checks
@@ -128,10 +128,10 @@ def load(path: str | Path) -> nn.Module:
     # clones: the file is mapped into memory, and may be replaced while the model is in use
     weights = {name: tensor.clone() for name, tensor in weights.items()}
     shared = tied(module)
-    module.load_state_dict(weights | {name: weights[other] for name, other in shared.items()}, strict=True, assign=True)
-    for name, other in shared.items():
+    module.load_state_dict(weights | {name: weights[first] for name, first in shared.items()}, strict=True, assign=True)
+    for name, first in shared.items():
         owner, _, last = name.rpartition(".")
-        setattr(module.get_submodule(owner), last, module.get_parameter(other))
+        setattr(module.get_submodule(owner), last, module.get_parameter(first))
     return module
 
 
@@ -219,7 +219,8 @@ def _with_saved_biases(model: PrunableModel, found: dict[str, list[int]]) -> Non
     for s, sublayer in enumerate(model.sublayers):
         at = f"{model.arch.layers}.{place_of(s)[1]}"
         names = {f"{at}.{sublayer.paths.output}.bias", f"{at}.{sublayer.paths.core}.bias"}
-        if sublayer.projection.bias is None and names & found.keys():
+        has_one: Tensor | None = sublayer.projection.bias
+        if has_one is None and names & found.keys():
             sublayer.add_bias(sublayer.bias)
 
 
