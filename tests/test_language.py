@@ -110,7 +110,7 @@ def test_a_decoder_from_end_to_end(bench, text, tmp_path):
     measured = bench(str(saved), "latency.length=32", "latency.batch=2", module="bench.measure", env=text)
     assert not measured.returncode, measured.stderr
     assert measured.stdout.count(f"{record['pruned']['score']:.2f}") == 2
-    weights = {name for name in json.loads((saved / "prunebench.json").read_text())["arch"]["output"]}
+    weights = set(json.loads((saved / "prunebench.json").read_text())["arch"]["output"])
     assert "lm_head" in weights
     found = frame.load([tmp_path / "results"])
     assert found.table.empty
