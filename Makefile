@@ -26,7 +26,7 @@ setup: .venv/ready  ## .venv with everything that is needed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c .venv/constraints.txt -e '.[dev]'
 	@touch .venv/ready
 
-demo: setup  ## the main job on the embedded default: fine-tune once, prune by K-prune, measure, print the table
+demo: setup  ## the main job on the embedded default: prune a sentence encoder by K-prune, measure it, print the table
 	$(BIN)/python -m bench
 
 test: setup  ## the tests
@@ -49,6 +49,9 @@ grid-small: setup  ## many cells of minilm (hours; resumable; needs BENCH_DATA a
 
 grid-training: setup  ## methods that train, and retraining after pruning (hours; resumable)
 	$(BIN)/python -m bench.grid training
+
+grid-embedding: setup  ## sentence encoders as they are published (an hour; resumable)
+	$(BIN)/python -m bench.grid embedding
 
 grid-base: setup  ## the size of the papers' BERT-base (many hours; resumable)
 	$(BIN)/python -m bench.grid base

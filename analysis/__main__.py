@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from analysis import grid
 from analysis.frame import known_machine
-from bench.command import any_encoding
+from bench import command
 from bench.errors import UserError, nearest
 from bench.records import store
 from bench.records.table import print_table
@@ -38,32 +38,25 @@ python -m analysis timing FILE OUT.svg
 
 def main() -> int:
     """0: printed or written; 1: a sentence on stderr."""
-    any_encoding()
-    try:
-        match sys.argv[1:]:
-            case words if {"-h", "--help"} & set(words):
-                print(USAGE)
-            case ["grid", name, *words] if not name.startswith("-"):
-                _grid(name, *_split(words))
-            case ["choose", *words]:
-                _choose(*_split(words))
-            case ["compare", a, b]:
-                _compare(Path(a), Path(b))
-            case ["timing", source, target]:
-                _timing(Path(source), Path(target))
-            case ["compare", *_]:
-                raise UserError("compare needs two folders of records: make compare A=FOLDER B=FOLDER")
-            case ["grid" | "timing", *_]:
-                raise UserError(USAGE)
-            case words:
-                _everything(words)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{error.filename or ''}: {error.strerror}".lstrip(": "), file=sys.stderr)
-        return 1
-    return 0
+    return command.run(_command, USAGE)
+
+
+def _command(words: list[str]) -> None:
+    match words:
+        case ["grid", name, *rest] if not name.startswith("-"):
+            _grid(name, *_split(rest))
+        case ["choose", *rest]:
+            _choose(*_split(rest))
+        case ["compare", a, b]:
+            _compare(Path(a), Path(b))
+        case ["timing", source, target]:
+            _timing(Path(source), Path(target))
+        case ["compare", *_]:
+            raise UserError("compare needs two folders of records: make compare A=FOLDER B=FOLDER")
+        case ["grid" | "timing", *_]:
+            raise UserError(USAGE)
+        case _:
+            _everything(words)
 
 
 def _split(words: list[str]) -> tuple[dict[str, str], list[Path]]:
