@@ -1,6 +1,6 @@
 """LLM-Pruner: groups of coupled weights by first-order Taylor importance (Ma, Fang and Wang, NeurIPS 2023, arXiv 2305.11627)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ IMPORTANCES = ("element", "vector")
 @dataclass
 class LLMPruner(Method):
     """A unit's importance is the sum over its matrices of sum |w · ∂loss/∂w| (`importance` element, the paper's default, its equation 4
-    without the second-order term) or of |sum w · ∂loss/∂w| (vector). The same share of every layer goes, but of the first and last ones
-    that `protect` counts nothing does. A group of query heads is scored by its own query heads: the authors' code folds those of other
+    without the second-order term) or of |sum w · ∂loss/∂w| (vector). The same share of every layer goes, but of the first
+    `protect_first` and the last `protect_last` ones nothing does. A group of query heads is scored by its own query heads: the authors' code folds those of other
     groups into it (docs/methods.md).
     """
 
     importance: str = "element"
-    protect: list[int] = field(default_factory=lambda: [4, 2])
+    protect_first: int = 4
+    protect_last: int = 2
 
     labels = True
     gradients = True
@@ -35,8 +36,9 @@ class LLMPruner(Method):
     def __post_init__(self) -> None:
         if self.importance not in IMPORTANCES:
             raise ValueError(f"method.importance={self.importance}: one of {', '.join(IMPORTANCES)}")
-        if len(self.protect) != 2 or min(self.protect) < 0:
-            raise ValueError(f"method.protect={self.protect}: how many of the first and of the last layers are left alone")
+        for name in ("protect_first", "protect_last"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"method.{name}={getattr(self, name)}: a number of layers, or 0")
 
     def prune(self, model: PrunableModel, calibration: Calibration, budget: Budget) -> Masks:
         """One forward and backward pass with gradients of the weights."""
@@ -85,7 +87,7 @@ class LLMPruner(Method):
             return masks
         masks.heads[free] = masks.neurons[free] = 0.0
         if not budget.fits(budget.cost(masks)):
-            raise Skip(f"protect={self.protect}: the protected layers alone cost more than ratio={budget.ratio:g} leaves")
+            raise Skip(f"the protected layers alone cost more than ratio={budget.ratio:g} leaves; set method.protect_first lower")
         shares = sorted({k / values.shape[1] for values in scores for k in range(values.shape[1] + 1)}, reverse=True)
         for share in shares:
             masks.heads[free], masks.neurons[free] = (_best(values[free], share) for values in scores)
@@ -97,7 +99,9 @@ class LLMPruner(Method):
 
     def free_layers(self, layers: int) -> NDArray[np.intp]:
         """Those that are not protected; in a model too shallow for that (less than four times as many layers) all."""
-        first, last = self.protect if layers >= 4 * sum(self.protect) else (0, 0)
+        first, last = self.protect_first, self.protect_last
+        if layers < 4 * (first + last):
+            first = last = 0
         return np.arange(first, layers - last)
 
 

@@ -213,7 +213,7 @@ def test_llm_pruner_is_its_formula(model, importance):
 
 def test_llm_pruner_leaves_protected_layers_alone(model):
     deep = tiny("llama", num_hidden_layers=8)
-    method = LLMPruner(protect=[1, 1])
+    method = LLMPruner(protect_first=1, protect_last=1)
     masks = method.prune(deep, sample(deep), Budget.of(deep, "params", 0.3, 12))
     assert masks.heads[[0, -1]].all()
     assert masks.neurons[[0, -1]].all()

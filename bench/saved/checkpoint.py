@@ -136,10 +136,12 @@ def load(path: str | Path) -> nn.Module:
 
 
 def tied(module: nn.Module) -> dict[str, str]:
-    """The names of parameters that are another one under a second name, with its first: a map to the vocabulary may be the embeddings."""
-    first: dict[int, str] = {}
-    names = [(name, first.setdefault(id(parameter), name)) for name, parameter in module.named_parameters(remove_duplicate=False)]
-    return {name: other for name, other in names if name != other}
+    """The map to a vocabulary by its parameter's name, with that of the embeddings, where the two are one parameter; else nothing."""
+    head, words = (getattr(module, f"get_{name}_embeddings", lambda: None)() for name in ("output", "input"))
+    if head is None or words is None or head.weight is not words.weight:
+        return {}
+    names = {id(child): name for name, child in module.named_modules()}
+    return {f"{names[id(head)]}.weight": f"{names[id(words)]}.weight"}
 
 
 def read(path: str | Path) -> Saved:
