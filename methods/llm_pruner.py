@@ -21,9 +21,10 @@ IMPORTANCES = ("element", "vector")
 @dataclass
 class LLMPruner(Method):
     """A unit's importance is the sum over its matrices of sum |w · ∂loss/∂w| (`importance` element, the paper's default, its equation 4
-    without the second-order term) or of |sum w · ∂loss/∂w| (vector). The same share of every layer goes, but of the first
-    `protect_first` and the last `protect_last` ones nothing does. A group of query heads is scored by its own query heads: the authors' code folds those of other
-    groups into it (docs/methods.md).
+    without the second-order term) or of |sum w · ∂loss/∂w| (vector).
+
+    The same share of every layer goes, but nothing of the first `protect_first` and the last `protect_last` ones. A group of query heads is
+    scored by its own query heads: the authors' code folds those of other groups into it (docs/methods.md).
     """
 
     importance: str = "element"
