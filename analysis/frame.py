@@ -1,7 +1,7 @@
 """All records of some folders as one typed table."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,14 @@ JUDGED: dict[str, str] = {
 class Frame:
     """`table` has one row for each record, columns as in COLUMNS and JUDGED, and is indexed by the record's folder (a string).
 
-    `stored` gives by that index the record itself and its arrays; `problems` are sentences about what was passed over.
+    `stored` gives by that index the record itself and its arrays; `problems` are sentences about what was passed over. `texts` are the
+    records of language tasks, whose score is lower where it is better: they have a table of their own and are in no other.
     """
 
     table: pd.DataFrame
     stored: dict[str, Stored]
     problems: list[str]
+    texts: dict[str, Stored] = field(default_factory=dict)
 
     def arrays(self, folder: str) -> dict[str, Any]:
         """The arrays of a record, read once."""
@@ -115,7 +117,13 @@ def load(folders: Iterable[Path]) -> Frame:
         problems += [f"passed over, not a whole record of this schema: {path.as_posix()}" for path in found.broken]
         if found.superseded:
             problems.append(f"{folder.as_posix()}: {found.superseded} older records of the same runs are not shown")
-    return Frame(of(stored), stored, problems)
+    texts = {folder: entry for folder, entry in stored.items() if _is_text(entry.record)}
+    scored = {folder: entry for folder, entry in stored.items() if folder not in texts}
+    return Frame(of(scored), scored, problems, texts)
+
+
+def _is_text(record: Record) -> bool:
+    return bool(verdict.LOWER_IS_BETTER & (record["dense"]["metrics"] or {}).keys())
 
 
 def of(stored: dict[str, Stored]) -> pd.DataFrame:

@@ -30,13 +30,20 @@ CAPTIONS = {  # a sentence, and what has to be known to read the numbers
         "Average ranks of methods by score and by AUC, 1 is best, with Friedman's p and Nemenyi's critical difference.",
         "Collapsed models share the last rank by score. A task and model with a suspect cell is left out.",
     ),
+    "perplexity": (
+        "Perplexity of language models, dense beside pruned, and by how many percent it grew; best first.",
+        "The interval is over the windows of the text, paired. *collapsed*: no better than the tokens' own frequencies.",
+    ),
     "weights": ("Methods that remove single weights; passes and speedups on {machine}.", JUDGED, SEEDS),
     "retraining": ("Pruning and retraining beside K-prune, which does not retrain, on {machine}.", SEEDS),
     "published": ("Our scores beside published ones of the same method, task and share of FLOPs removed.", ADAPTERS, SEEDS),
 }
 
 WORDS = {  # columns of words or of names, left-aligned
-    **{name: name for name in ("task", "model", "method", "by", "against", "paper", "variant", "how", "why", "suspect", "collapsed")},
+    **{
+        name: name
+        for name in ("task", "model", "method", "by", "against", "paper", "variant", "how", "why", "suspect", "collapsed", "unit")
+    },
     "verdict": "ahead",
     "kprune_collapsed": "K-prune collapsed",
     "model_ours": "our model",
@@ -62,6 +69,13 @@ NUMBERS: dict[str, tuple[str, str]] = {  # heading and form of what is not a sco
     "spearman": ("Spearman (x 100)", "{:z.1f}"),
     "spearman_dense": ("Spearman, dense (x 100)", "{:z.1f}"),
     "mean": ("mean", "{:.2f}"),
+    "context": ("window (tokens)", "{:.0f}"),
+    "seed": ("seed", "{:.0f}"),
+    "perplexity_dense": ("perplexity, dense", "{:.2f}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "growth": ("growth (%)", "{:z.1f}"),
+    "growth_low": ("growth, 95 % from (%)", "{:z.1f}"),
+    "growth_high": ("growth, 95 % to (%)", "{:z.1f}"),
     "passes": ("passes", "{:.2f}"),
     "passes_kprune": ("passes, K-prune", "{:.2f}"),
     "seconds": ("pruning (s)", "{:z.1f}"),

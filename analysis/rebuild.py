@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import figures, frame, grid, layout, published, report, style, tables
 from analysis.frame import Frame
+from analysis.perplexity import perplexity
 from bench.errors import UserError
 from bench.records.grids import names as grids
 
@@ -22,7 +23,7 @@ def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Itera
     """
     found = frame.load(folders)
     yield from found.problems
-    if found.table.empty:
+    if found.table.empty and not found.texts:
         raise UserError(f"{', '.join(map(str, folders))}: no record; python -m bench makes the first, make grid-small many")
     here = frame.known_machine(machine, found.table.machine) or grid.most_timed(list(found.stored.values()))
     for kind in ("tables", "figures"):
@@ -39,7 +40,8 @@ def rebuild(folders: list[Path], out: Path, machine: str | None = None) -> Itera
 
 def _tables(found: Frame, machine: str, folder: Path) -> Iterator[str]:
     written = []
-    for name, table in [*tables.all_tables(found, machine), ("published", published.compare(found.table))]:
+    others = [("perplexity", perplexity(found)), ("published", published.compare(found.table))]
+    for name, table in [*tables.all_tables(found, machine), *others]:
         if table.empty:
             yield f"table {name}: no records for it"
             continue

@@ -18,6 +18,7 @@ from bench.tasks.encoding import Encoded, Encoder, Examples, Positions
 from bench.tasks.kind import Kind
 
 if TYPE_CHECKING:
+    from bench.model import PrunableModel
     from bench.training import Training
 
 CHUNK = 1024  # examples tokenised at a time
@@ -66,6 +67,10 @@ class Calibration:
         """The same sample with other labels, those of each batch, for a kind that knows them; in micro-batches of so many tokens."""
         batches: list[Batch] = [{**batch, "labels": own} for batch, own in zip(self.batches, labels, strict=True)]
         return replace(self, batches=batches, parts=grouped(batches, tokens), kind=kind)
+
+    def of(self, model: "PrunableModel") -> "Calibration":
+        """The same sample as a method of this model sees it: its kind knows what the model's loss needs."""
+        return replace(self, kind=self.kind.of(model))
 
     def without_labels(self) -> "Calibration":
         """The same sample, labels hidden."""

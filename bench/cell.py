@@ -54,8 +54,9 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     checks.check_keys(keys, device)
     checks.check_task(names["task"], task)
     checks.check_model(names["model"], model)
+    checks.check_pair(names["task"], task, names["model"], model)
     fields = checks.checked_fields(names["method"], fields, config.tidied(reference))
-    keys.unit = checks.unit_of(names["method"], keys, fields.pop("_unit_", None))
+    keys.unit = checks.unit_of(names["method"], keys, task.unit, fields.pop("_unit_", None))
     keys.round_to = None if keys.round_to == 1 else keys.round_to  # every number is a multiple of 1
     told = [word.removeprefix("++") for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
     told = [word for word in map(partial(_as_told, fields=fields, reference=reference), told) if word]

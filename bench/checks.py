@@ -94,12 +94,19 @@ def check_model(name: str, model: Model) -> None:
         _demand("model.weights", model.weights, model.path is None, "model.path= names weights, leave one of them out")
         _demand(f"{where}base.shape", base.shape, bool(base.shape or base.random), "model.weights=random needs its config's fields")
     _choice(f"{where}attention", model.attention, {"eager", "sdpa"})
-    _demand(f"{where}arch.head", model.arch.head, bool(model.arch.head), "the steps from the last hidden state to the logits")
+    steps = model.arch.head or model.arch.output
+    _demand(f"{where}arch.head", steps, bool(steps), "the steps from the last hidden state to the logits")
     parts = model.arch.language_head
     _demand(f"{where}arch.language_head", parts, len(parts) in (0, 3), "its dense layer, norm and decoder, or nothing")
-    hashed = base.sha256 is not None and base.folder is not None
-    _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder and sha256")
+    hashed = base.sha256 is not None and (base.folder or base.gguf) is not None
+    _demand(f"{where}base.packages", base.packages, hashed or not base.packages, "they need folder or gguf, and sha256")
     _check_tuning(f"{where}tuning.", model.tuning)
+
+
+def check_pair(task_name: str, task: Task, model_name: str, model: Model) -> None:
+    """The model is of a family that can do such a task."""
+    if lacking := KINDS[task.kind].fits(model.arch):
+        raise UserError(f"task={task_name}: {model_name} {lacking}; choose another model=")
 
 
 def _check_tuning(where: str, tuning: ModelTuning) -> None:
@@ -124,14 +131,15 @@ def _choice(key: str, value: str, known: set[str]) -> None:
         raise UserError(f"{key}={value}{nearest(value, known)}")
 
 
-def unit_of(name: str, keys: Keys, own: Any) -> str:
-    """What the ratio counts; `own`: what the method's YAML's `_unit_` says that it removes, None for heads and neurons."""
+def unit_of(name: str, keys: Keys, usual: str, own: Any) -> str:
+    """What the ratio counts; `usual`: what the task's YAML says; `own`: what the method's YAML's `_unit_` says that it removes, None for
+    heads and neurons."""
     _choice(f"method {name}: _unit_", str(own or "weights"), {"weights"})
     if own and keys.unit not in ("auto", own):
         raise UserError(f"unit={keys.unit}: {name} removes single {own}, leave unit= out")
     if own and keys.recover.epochs:
         raise UserError(f"recover.epochs={keys.recover.epochs:g}: it fine-tunes models that lost heads and neurons, {name} removes weights")
-    return str(own or "flops") if keys.unit == "auto" else keys.unit
+    return str(own or usual) if keys.unit == "auto" else keys.unit
 
 
 def check_processes(run: Run) -> None:

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 @dataclass
 class AttentionPaths:
-    """Module paths of an attention sub-layer, relative to its layer; `core` is what no head needs when none is left."""
+    """Module paths of an attention sub-layer, relative to its layer; `core` is what no head needs when none is left. `query_norm` and
+    `key_norm` are norms of each head's query and key, where the family has them."""
 
     query: str
     key: str
@@ -28,22 +29,31 @@ class AttentionPaths:
     output: str
     norm: str
     core: str
+    query_norm: str | None = None
+    key_norm: str | None = None
 
 
 @dataclass
 class FeedForwardPaths:
-    """Module paths of a feed-forward sub-layer, relative to its layer."""
+    """Module paths of a feed-forward sub-layer, relative to its layer; `gate` is the linear map whose activated output the output of
+    `up` is multiplied by, where the family has one."""
 
     up: str
     activation: str
     output: str
     norm: str
     core: str
+    gate: str | None = None
 
 
 @dataclass
 class Arch:
-    """Where the pieces of a model family lie (conf/arch)."""
+    """Where the pieces of a model family lie (conf/arch).
+
+    `kv_heads`: config.json's field for the number of key-value heads, where query heads share them. `norm_first`: always, never, or the
+    field that says whether a sub-layer's norm comes before it. `causal`: a token attends to those before it alone. `output`: the
+    modules from the last hidden state to a language model's logits; one that a model lacks is left out.
+    """
 
     model_type: str
     embeddings: str
@@ -61,11 +71,21 @@ class Arch:
     language_head: list[str] = field(default_factory=list)
     weights: dict[str, list[str]] = field(default_factory=dict)
     head_layers: list[str] = field(default_factory=list)
+    kv_heads: str | None = None
+    norm_first: str = "never"
+    causal: bool = False
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def groups(self) -> str:
+        """config.json's field for the number of an attention's units: key-value heads, each with the query heads that use it."""
+        return self.kv_heads or self.heads
 
 
 @dataclass
 class Base:
-    """Where a base encoder comes from: packages of the index, the hub, or random weights.
+    """Where base weights come from: packages of the index, the hub, or random weights. `gguf`: the file of a package that holds them in
+    that format; `sha256` is then the file's.
 
     `random` and `shape` are fields of transformers' config: of a model that has never had other weights, and of one whose
     shape alone is asked for (model.weights=random).
@@ -74,6 +94,7 @@ class Base:
     packages: list[str] = field(default_factory=list)
     parts: str | None = None
     folder: str | None = None
+    gguf: str | None = None
     sha256: str | None = None
     hub: str | None = None
     random: dict[str, Any] | None = None
@@ -149,9 +170,12 @@ class Windows:
 @dataclass
 class Task:
     """A task by name: columns, labels (None: numbers, or what its kind asks for), metrics, and the constants of the protocol
-    (conf/task). `kind` names one of bench.tasks, `options` are what that kind wants to know, `data` another
-    task whose data it uses. `label_words`: a word of the
-    vocabulary for each output, for methods that classify by them."""
+    (conf/task).
+
+    `kind` names one of bench.tasks, `options` are what that kind wants to know. `data` is another task whose data it uses, `evaluation`
+    the file that models are scored on, `unit` what a ratio counts where nothing is said. `label_words`: a word of the vocabulary for
+    each output, for methods that classify by them.
+    """
 
     columns: list[str]
     labels: list[str] | None
@@ -169,6 +193,8 @@ class Task:
     tuning: TaskTuning = field(default_factory=TaskTuning)
     kind: str = ""
     data: str | None = None
+    evaluation: str = "validation"
+    unit: str = "flops"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from bench.budget import Budget, Price, Scores
 from bench.calibration import Calibration
 from bench.errors import first_line
 from bench.machine import hush, repeatable
-from bench.made_up import LENGTH, batch, calibration, plant_duplicates, span_batch, tiny, training
+from bench.made_up import LENGTH, batch, calibration, plant_duplicates, span_batch, tiny, training, windows
 from bench.masks import Masks, Shape, WeightMasks
 from bench.method import Method, Scorer, Skip
 from bench.model import PrunableModel
@@ -68,6 +68,8 @@ def steps(method: Method, unit: str) -> dict[str, list[Case]]:
         "classification at all ratios": [Case(ratio, unit=unit) for ratio in RATIOS],
         "regression": [Case(ratio, "regression", unit) for ratio in (*TWICE, 0.0, 0.9)],
         "spans": [Case(0.5, "span", unit)],
+        "embeddings": [Case(0.5, "embedding", unit)],
+        "a decoder": [Case(0.5, "language", unit)],
         "bf16": [Case(0.5, unit=unit, precision="bf16")],
     }
     if unit == "flops":
@@ -154,7 +156,8 @@ def _run(make: Make, case: Case, device: str, again: bool = False) -> _Result | 
     torch.manual_seed(again)  # of which nothing may depend
     np.random.seed(again)
     method = make()
-    model = tiny(dtype=torch.float32, outputs=1 if case.kind == "regression" else 2, kind=case.kind)
+    family = "llama" if case.kind == "language" else "bert"
+    model = tiny(family, dtype=torch.float32, outputs=1 if case.kind == "regression" else 2, kind=case.kind)
     model.module.to(device)
     sample = _sample(case.kind, device, poisoned=again and not method.labels)
     with _told(str(case), method):
@@ -163,7 +166,7 @@ def _run(make: Make, case: Case, device: str, again: bool = False) -> _Result | 
             masks = _prune(method, model, sample, budget, case)
         except Skip as skip:
             return _reason(skip, case)
-        result = _checked(case, model, masks, budget, sample)
+        result = _checked(case, model, masks, budget, sample, method.layers)
     _spoil(model, sample)
     return result
 
@@ -179,18 +182,19 @@ def _prune(method: Method, model: PrunableModel, sample: Calibration, budget: Bu
     with _nothing_left_behind(model, str(case)), tempfile.TemporaryDirectory() as folder:
         if method.training:
             sample = replace(sample, training=training(model, Path(folder), case.kind == "regression"))
-        seen = sample if method.labels else sample.without_labels()
+        seen = (sample if method.labels else sample.without_labels()).of(model)
         with torch.set_grad_enabled(method.gradients), repeatable(str(model.device)), bf16_layers(model, case.precision == "bf16"):
-            return method.prune(model, seen, budget)
+            return method.prune(model, seen.kind.supervised(model, seen) if method.labels else seen, budget)
 
 
-def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sample: Calibration) -> _Result:
+def _checked(case: Case, model: PrunableModel, masks: Any, budget: Budget, sample: Calibration, layers: bool) -> _Result:
     """Masks that use the budget and no more, and weights that belong to them."""
     assert isinstance(masks, Masks | WeightMasks), f"{case}: prune returns {_kind(masks)}, not Masks"
     cost = budget.cost(masks)
     told = f"{case}: the masks cost {cost / budget.total:.4f} of all units, the budget is {budget.limit / budget.total:.4f}"
     assert budget.fits(cost), told
-    assert budget.limit - cost < _dearest(model, budget), f"{told}, which would pay for a whole sub-layer or matrix more"
+    dearest = _dearest(model, budget) * (2 if layers else 1)
+    assert budget.limit - cost < dearest, f"{told}, which would pay for a whole sub-layer or matrix more"
     assert all(torch.isfinite(p).all() for p in model.module.parameters()), f"{case}: a weight is not finite"
     weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     if isinstance(masks, WeightMasks):
@@ -224,12 +228,19 @@ def _spoil(model: PrunableModel, sample: Calibration) -> None:
 
 
 def _sample(kind: str = "classification", device: str = "cpu", poisoned: bool = False) -> Calibration:
-    """Three small batches, with and without padding; poisoned: with other labels."""
-    make = span_batch if kind == "span" else partial(batch, regression=kind == "regression")
-    batches = [_to(make(lengths, seed), device) for seed, lengths in enumerate([[9, 4, 1, 7], [6, 6, 6], [5, 3]])]
+    """Three small batches, with and without padding (windows of a text have none); poisoned: with other labels."""
+    lengths = [[9, 4, 1, 7], [6, 6, 6], [5, 3]]
+    if kind == "language":
+        made = [windows(len(one), 8, seed) for seed, one in enumerate(lengths)]
+    elif kind == "embedding":  # whose texts come in pairs
+        made = [batch(one[: len(one) // 2 * 2], seed, classes=2) for seed, one in enumerate(lengths)]
+    else:
+        make = span_batch if kind == "span" else partial(batch, regression=kind == "regression")
+        made = [make(one, seed) for seed, one in enumerate(lengths)]
+    batches = [_to(one, device) for one in made]
     if poisoned:
         batches = [one | {"labels": torch.zeros_like(one["labels"])} for one in batches]
-    return calibration(batches, kind == "regression")
+    return calibration(batches, kind=kind)
 
 
 def _to(one: dict[str, Tensor], device: str) -> dict[str, Tensor]:

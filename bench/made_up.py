@@ -30,29 +30,48 @@ SIZES = {
     "distilbert": {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 40},
 }
 FAMILIES = tuple(sorted(SIZES))
+_GROUPED = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 40,
+}
+SIZES |= {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _GROUPED),
+    "opt": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 40, "word_embed_proj_dim": 24},
+}
+DECODERS = tuple(sorted(SIZES.keys() - set(FAMILIES)))
 VOCABULARY, PAD, LENGTH = 60, 1, 6.0
 
 
 @cache
 def arch_of(family: str) -> Arch:
     """The architecture of a family, from conf/arch."""
-    return typed(Arch, OmegaConf.load(CONF / "arch" / f"{family}.yaml"), "arch")
+    fields: Any = OmegaConf.load(CONF / "arch" / f"{family}.yaml")
+    for parent in fields.pop("defaults", []):
+        if parent != "_self_":
+            fields = OmegaConf.merge(OmegaConf.load(CONF / "arch" / f"{parent}.yaml"), fields)
+    return typed(Arch, fields, "arch")
 
 
 def tiny(
-    family: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float64, outputs: int = 2, kind: str = "classification"
+    family: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float64, outputs: int = 2, kind: str = "", **own: Any
 ) -> PrunableModel:
-    """Random weights large enough that every unit matters; biases too, so that a forgotten one shows."""
+    """Random weights large enough that every unit matters; biases too, so that a forgotten one shows. `own`: fields of the config."""
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=outputs, **SIZES[family])
+    kind = kind or ("language" if family in DECODERS else "classification")
+    fields = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "num_labels": outputs, **SIZES[family], **own}
+    config = AutoConfig.for_model(family, **fields)
     attention = "eager" if family == "mpnet" else "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = KINDS[kind].from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                if "LayerNorm.weight" not in name and "layer_norm.weight" not in name:
+                if not name.lower().replace("_", "").endswith("norm.weight"):
                     parameter.normal_(0, 0.3)
     return PrunableModel(module.to(dtype), arch_of(family), KINDS[kind])
 
@@ -74,11 +93,19 @@ def span_batch(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
     return batch(lengths, seed) | {"labels": torch.tensor([[min(seed, n - 1), n - 1] for n in lengths])}
 
 
-def calibration(batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12) -> Calibration:
-    """Batches as the calibration sample of a run, in micro-batches of at most so many tokens."""
+def windows(count: int, length: int, seed: int = 0) -> dict[str, Tensor]:
+    """A batch of windows of a text: labels are the tokens themselves."""
+    one = batch([length] * count, seed)
+    return one | {"labels": one["input_ids"]}
+
+
+def calibration(
+    batches: list[dict[str, Tensor]], regression: bool = False, seed: int = 0, micro: int = 12, kind: str | None = None
+) -> Calibration:
+    """Batches as the calibration sample of a run, in micro-batches of at most so many tokens; without `kind` the labels tell it."""
     examples = sum(len(one["labels"]) for one in batches)
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
-    kind = "regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span"
+    kind = kind or ("regression" if regression else "classification" if batches[0]["labels"].ndim == 1 else "span")
     return Calibration(
         list[Batch](batches), grouped(batches, micro), np.arange(examples), tokens, KINDS[kind], "", np.random.default_rng(seed)
     )
@@ -95,7 +122,7 @@ def training(model: PrunableModel, folder: Path, regression: bool = False) -> "T
     (folder / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *letters]) + "\n", encoding="utf-8")
     encoder = Encoder.__new__(Encoder)
     encoder.tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_input_names=["input_ids", "attention_mask"])
-    encoder.inputs = ["input_ids", "attention_mask"]
+    encoder.inputs, encoder.padding = ["input_ids", "attention_mask"], PAD
     labels, words = (None, ["a"]) if regression else (["no", "yes"], ["a", "b"])
     metrics = ["pearson" if regression else "accuracy"]
     encoder.task = task = Task(["text"], labels, metrics, metrics[0], LENGTH, 16, label_words=words)

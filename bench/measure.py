@@ -134,7 +134,7 @@ def _score(saved: "Saved", record: dict[str, Any], module: "nn.Module", device: 
     if split.sha256 != (record.get("data") or {}).get("validation"):
         say(f"the evaluation split of {saved.facts.task_name} here is not the one of the record: the scores do not compare")
     encoder = Encoder(saved.folder, task, saved.facts.arch, saved.config)
-    examples = encoder.examples(split)
+    examples = encoder.examples(split, scored=True)
     found = scoring.measured(task, scoring.predict(module, encoder, scoring.everything(examples), device), examples)
     for note in found.notes:
         say(f"note: {note}")

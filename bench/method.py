@@ -24,13 +24,15 @@ class Method(ABC):
     `labels`: it looks at the labels of the calibration set, which are hidden otherwise. `gradients`: it runs backward
     passes; the others are called under `torch.no_grad`. `training`: it trains on the whole train split, which is
     `calibration.training` (bench.training.Training), labels included. `pretrained`: the model that it gets is the base
-    encoder as it was before fine-tuning, with a new head, not the dense model.
+    encoder as it was before fine-tuning, with a new head, not the dense model. `layers`: it removes whole layers, so that less than a
+    layer's cost of the budget may be left over.
     """
 
     labels: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
     training: ClassVar[bool] = False
     pretrained: ClassVar[bool] = False
+    layers: ClassVar[bool] = False
     notes: list[str] = field(default_factory=list, init=False)  # what a reader of the record should know
 
     @abstractmethod

@@ -32,11 +32,12 @@ class PrunableModel:
         self.layers = layers
         self.kind = kind
         config: Any = module.config
-        heads, neurons, hidden = (getattr(config, name) for name in (arch.heads, arch.neurons, arch.hidden))
+        heads, neurons, hidden = (getattr(config, name) for name in (arch.groups, arch.neurons, arch.hidden))
+        first = arch.norm_first == "always" or bool(getattr(config, arch.norm_first, False))
         self.sublayers: list[SubLayer] = []
         for layer in layers:
-            attention = Attention(layer, arch.attention, heads, arch.position_bias is not None)
-            self.sublayers += [attention, FeedForward(layer, arch.feed_forward, neurons)]
+            attention = Attention(layer, arch.attention, heads, arch.position_bias is not None, first)
+            self.sublayers += [attention, FeedForward(layer, arch.feed_forward, neurons, first)]
         self.shape = Shape(len(layers), heads, neurons, hidden, self.sublayers[0].width)
 
     @property
@@ -63,6 +64,10 @@ class PrunableModel:
 
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """Hidden state [tokens, d] below the first sub-layer, and the context of the batch."""
+        if self.arch.causal:
+            hidden, rotary = self._before_layers(batch)
+            context = Context.of(batch, causal=True, rotary=rotary)
+            return context.pack(hidden), context
         ids = inputs_of(batch)
         ids.pop("attention_mask")
         hidden = self.module.get_submodule(self.arch.embeddings)(**ids)
@@ -72,6 +77,22 @@ class PrunableModel:
             bias = getattr(self.module.get_submodule(owner), name)(hidden[:1])  # the same for all examples
         context = Context.of(batch, bias)
         return context.pack(hidden), context
+
+    def _before_layers(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What the model hands to its first layer: the hidden state [B, T, d], and cosines and sines of rotary positions."""
+
+        def stop(_: nn.Module, args: tuple[Tensor, ...], others: dict[str, Any]) -> None:
+            raise _FirstLayer(args[0], others.get("position_embeddings"))
+
+        hook = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.module(**inputs_of(batch), use_cache=False)
+        except _FirstLayer as reached:
+            hidden, rotary = reached.args
+            return hidden, None if rotary is None else (rotary[0][:, None], rotary[1][:, None])
+        finally:
+            hook.remove()
+        raise ValueError("the model does not call its first layer")
 
     def output(self, hidden: Tensor, context: Context) -> Tensor:
         """Logits [B, outputs] from the last hidden state, of which a classifier reads the first tokens alone; of starts
@@ -154,6 +175,10 @@ class PrunableModel:
     def encoder_parameters(self) -> int:
         """True parameters of the layers, biases and norms included."""
         return sum(p.numel() for p in self.layers.parameters())
+
+
+class _FirstLayer(Exception):  # noqa: N818 - it is no error
+    """The first layer was reached, with these inputs."""
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:

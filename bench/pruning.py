@@ -68,7 +68,7 @@ def prune(
     itself from their values is in float32 at the least. A training has its own mixed precision.
     """
     model = (start or dense).copy()
-    seen = calibration if method.labels else calibration.without_labels()
+    seen = (calibration if method.labels else calibration.without_labels()).of(model)
     training = recovery.training if recovery else calibration.training
 
     def choose(budget: Budget) -> Any:

@@ -85,7 +85,7 @@ def execute(run: Run, data: TaskData, known: Known, record: Record) -> Done:
         # 5. Score the shrunk model, never the masked one, on the whole evaluation split.
         after = steps.score(run, dense, drawn, small)
         record["pruned"] |= steps.score_section(after)
-        record["data"]["cut"] = len(dense.validation.cut) if after else None
+        record["data"] |= steps.data_section(run, dense, after)
         # 6. Latency: dense and shrunk in strict alternation, and why it is what it is.
         record["latency"] |= steps.time(run, dense, pruned, small)
         record["seconds"] |= seconds

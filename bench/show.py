@@ -16,6 +16,7 @@ from bench.records.rows import Getter, Mean, Row, chosen, label, rows
 from bench.records.schema import Record
 from bench.records.store import Stored
 from bench.records.table import DOUBT, Column, draw, note, number
+from bench.records.verdict import LOWER_IS_BETTER
 
 COLLAPSED, SUSPECT = " !", " *"  # behind a score
 HELP = """\
@@ -47,8 +48,15 @@ def _kept(record: Record) -> float | None:
 
 
 def _lost(record: Record) -> float | None:
+    """Points of score, or of a perplexity by how many percent it grew."""
     dense, pruned = record["dense"]["score"], record["pruned"]["score"]
-    return None if dense is None or pruned is None else dense - pruned
+    if dense is None or pruned is None:
+        return None
+    return float(100 * (pruned / dense - 1) if _is_perplexity(record) else dense - pruned)
+
+
+def _is_perplexity(record: Record) -> bool:
+    return bool(LOWER_IS_BETTER & (record["dense"]["metrics"] or {}).keys())
 
 
 def _headline(name: str) -> Getter:
@@ -71,7 +79,7 @@ def _score(row: Row) -> str:
 
 def _points_lost(row: Row) -> str:
     lost = row.mean(_lost)
-    return number(lost and round(lost, 2) + 0.0, ".2f")  # never -0.00
+    return number(lost and round(lost, 2) + 0.0, ".2f", " %" * _is_perplexity(row.record))  # never -0.00
 
 
 def _share_kept(row: Row) -> str:

@@ -86,7 +86,7 @@ def prepare(run: Run, data: TaskData, checkpoint: Checkpoint | None, table: Tabl
         dense = loading.load(run, checkpoint)
         encoder = Encoder(checkpoint.folder, run.task, run.model.arch)
         latency.check(run.keys.latency, encoder.positions)
-        validation = encoder.examples(data.validation)
+        validation = encoder.examples(data.validation, scored=True)
         score = scoring.dense_score(run, dense, checkpoint, encoder, validation) if run.scored else None
     table = table or latency_table.find(run, checkpoint, dense, encoder.positions)
     return Dense(base, checkpoint, dense, encoder, validation, score, table, latency_table.budget(run, dense, table))
@@ -95,7 +95,7 @@ def prepare(run: Run, data: TaskData, checkpoint: Checkpoint | None, table: Tabl
 def dense_section(run: Run, data: TaskData, dense: Dense) -> Record:
     """The record's `dense`, with what a reader should know of the dense model."""
     say(f"dense {run.task.score} {dense.score.text}" if dense.score else "random weights: only what they cost is measured")
-    answers = scoring.arrays(run.task, dense.score, None, data.validation)
+    answers = scoring.arrays(run.task, dense.score, None, dense.validation)
     notes = parent.notes(dense.checkpoint, dense.model, dense.score, run.task.score, answers)
     return record.dense_section(run, dense.checkpoint, dense.model, dense.score) | {"notes": _said(notes)}
 
@@ -190,9 +190,15 @@ def time(run: Run, dense: Dense, pruned: Pruning, small: Small) -> Record:
     return section
 
 
+def data_section(run: Run, dense: Dense, after: Score | None) -> Record:
+    """For the record's `data`: how many examples were cut, and how a text was that is read as one."""
+    stream = KINDS[run.task.kind].stream(dense.validation)
+    return {"cut": len(dense.validation.cut) if after else None, **({"stream": stream} if stream else {})}
+
+
 def arrays(run: Run, data: TaskData, dense: Dense, small: Small, after: Score | None) -> dict[str, object]:
     """What is stored of every example and of the masks."""
-    answers = scoring.arrays(run.task, dense.score, after, data.validation)
+    answers = scoring.arrays(run.task, dense.score, after, dense.validation)
     return {**answers, "heads": small.masks.heads, "neurons": small.masks.neurons}
 
 

@@ -40,6 +40,7 @@ NOT_ZERO = {
     "kcm": "heads stay",
     "kcm-r2": "heads stay, and a unit at the origin represents itself",
     "kcm-d2": "heads stay",
+    "shortgpt": "ranks whole layers",
 }
 
 
@@ -120,6 +121,7 @@ def test_kcm_takes_the_dead_neurons_first(name):
 
 DUPLICATES = {  # as docs/methods.md tells: the share of equal pairs of which one is kept; every other method keeps none of these
     **{"dense": None, "random": 0.58, "tp-random": 0.60, "fisher": 0.04, "kwon-no-rearrangement": 0.04, "tp-lamp": 0.05},
+    "llm-pruner": 0.04,
     **dict.fromkeys(["kwon", "kwon-no-tuning"], 0.26),
     **dict.fromkeys(["kcm", "kcm-r2", "kcm-d2"], 0.25),
 }

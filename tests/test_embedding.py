@@ -1,5 +1,7 @@
 """Sentence encoders as they are published."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,7 +89,7 @@ def test_a_document_is_found_at_its_rank():
 def test_a_search_by_chance_scores_the_trivial_score():
     task = Task(["a", "b"], None, ["mrr@10", "recall@1"], "mrr@10", 9.0, 16, kind="embedding", options={"measure": "search"})
     split = type("Split", (), {"__len__": lambda self: 500})()
-    stored = KIND.stored(task, split)
+    stored = KIND.stored(task, SimpleNamespace(split=split))
     rng = np.random.default_rng(0)
     found = [KIND.score(task, rng.standard_normal((1000, 64)).astype(np.float32), None).metrics for _ in range(20)]
     for name in task.metrics:

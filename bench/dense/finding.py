@@ -233,7 +233,7 @@ def _is_pruned(folder: Path, config: dict[str, Any], arch: Arch) -> bool:
     if not (folder / FACTS_FILE).is_file():
         return False
     facts = read_json(folder / FACTS_FILE)
-    kept = {"heads": config.get(arch.heads), "neurons": config.get(arch.neurons)}
+    kept = {"heads": config.get(arch.groups), "neurons": config.get(arch.neurons)}
     smaller = any(units != full for name, full in kept.items() if isinstance(facts.get(name), list) for units in facts[name])
     return smaller or facts.get("label_words") is not None
 

@@ -151,12 +151,12 @@ def _random_base(model: Model) -> Path:
     """A model of random weights with a vocabulary of characters, the same bytes every time; for tests."""
     facts = {"type": model.arch.model_type, **(model.base.random or {})}
     target = finding.tiny_folder(model)
-    return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half))
+    return target if target.exists() else whole_folder(target, lambda half: write_random(facts, half, causal=model.arch.causal))
 
 
-def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) -> None:
+def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None, causal: bool = False) -> None:
     """Write a random model, with the head of a task where one is named, and its tokenizer of characters as a transformers
-    folder; `facts` are fields of its config and `type`."""
+    folder; `facts` are fields of its config and `type`. `causal`: it is a language model, with the map to its vocabulary."""
     from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
 
     letters = string.ascii_lowercase + string.digits + string.punctuation
@@ -169,5 +169,6 @@ def write_random(facts: dict[str, Any], folder: Path, task: Task | None = None) 
         fields["num_labels"] = task.outputs
     config = AutoConfig.for_model(facts["type"], **fields)
     set_seed(SEED)
-    module: Any = KINDS[task.kind].from_config(config) if task else AutoModel.from_config(config)
+    kind = KINDS[task.kind] if task else KINDS["language"] if causal else None
+    module: Any = kind.from_config(config) if kind else AutoModel.from_config(config)
     module.save_pretrained(folder)

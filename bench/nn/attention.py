@@ -1,4 +1,4 @@
-"""Attention as a sub-layer: a unit is a head."""
+"""Attention as a sub-layer: a unit is a head, or a group of query heads that share one key and one value head."""
 
 import math
 from typing import Any
@@ -15,22 +15,31 @@ SHORT = 64  # tokens up to which attention is computed by plain products on a CP
 
 
 class Attention(SubLayer):
-    """Query, key and value, mixed over the tokens of an example; a unit is a head.
+    """Query, key and value, mixed over the tokens of an example; a unit is a key-value head with the `group` query heads that use it.
 
-    `shared_bias`: the model computes one position bias for the heads of all its layers.
+    `shared_bias`: the model computes one position bias for the heads of all its layers. Query heads j G up to (j + 1) G belong to key
+    head j, as transformers repeats keys.
     """
 
     kind = "attention"
     projection_type = "output"
     in_tuple = True
 
-    def __init__(self, layer: nn.Module, paths: AttentionPaths, heads: int, shared_bias: bool) -> None:
-        super().__init__(layer, paths, {"query": paths.query, "key": paths.key, "value": paths.value}, heads)
+    def __init__(self, layer: nn.Module, paths: AttentionPaths, heads: int, shared_bias: bool = False, norm_first: bool = False) -> None:
+        super().__init__(layer, paths, {"query": paths.query, "key": paths.key, "value": paths.value}, heads, norm_first)
         self.shared_bias = shared_bias
+        self.head_dim = self.producers[1].width
+        self.group = self.width // self.head_dim
+        self.norms = [layer.get_submodule(path) if path else None for path in (paths.query_norm, paths.key_norm)]
 
     def features(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The heads' outputs side by side, and the hidden state itself."""
-        query, key, value = (context.pad(one.linear(hidden)).view(*context.size, -1, self.width).transpose(1, 2) for one in self.producers)
+        seen = self.read(hidden)
+        query, key, value = (context.pad(one.linear(seen)).view(*context.size, -1, self.head_dim).transpose(1, 2) for one in self.producers)
+        query, key = (one if norm is None else norm(one) for norm, one in zip(self.norms, (query, key), strict=True))
+        if context.rotary:
+            query, key = (_turned(one, *context.rotary) for one in (query, key))
+        key, value = (one.repeat_interleave(self.group, 1) if self.group > 1 else one for one in (key, value))
         if hidden.device.type == "cpu":  # whose bfloat16 kernel takes three times as long backwards as float32's
             query, key, value = widened(query), widened(key), widened(value)
         mixed = attention(query, key, value, context.attend(query.dtype))
@@ -44,7 +53,8 @@ class Attention(SubLayer):
         """The attention module is also told how many heads it has left."""
         super()._slice(kept, gone)
         core: Any = self.layer.get_submodule(self.paths.core)
-        for name, value in (("num_attention_heads", len(kept)), ("n_heads", len(kept)), ("all_head_size", len(kept) * self.width)):
+        counts = dict.fromkeys(("num_attention_heads", "n_heads", "num_heads"), len(kept))
+        for name, value in {**counts, "all_head_size": len(kept) * self.width}.items():
             if hasattr(core, name):
                 setattr(core, name, value)
         if self.shared_bias:
@@ -69,6 +79,13 @@ class OwnBias(nn.Module):
         """As the wrapped attention; bias [B, all heads, T, T], the same for every example."""
         own = None if bias is None else bias[:1, self.kept]
         return self.attention(hidden, mask, own, **kwargs)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys [B, H, T, head_dim] under rotary position embedding, whose pairs lie half a head apart (Su et al. 2021, arXiv
+    2104.09864, as Llama orders it)."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

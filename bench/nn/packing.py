@@ -35,7 +35,8 @@ class Context:
     `first` [B] the rows of the examples' first tokens; `bias` [1, H, T, T] what is added to the attention scores;
     `owners` [batches, tokens] which of several batches a token belongs to. Where there is padding, `index` [tokens] are
     the tokens' places in the padded batch, flattened, `slots` [B T] the places' tokens (any for padding), `mask` is bool
-    [B, 1, 1, T]; else they are None.
+    [B, 1, 1, T]; else they are None. `causal`: a token attends to itself and those before it alone. `rotary` are the cosines and sines
+    [1 or B, 1, T, head_dim] that queries and keys are turned by, where the family turns them.
     """
 
     size: tuple[int, int]
@@ -45,15 +46,18 @@ class Context:
     mask: Tensor | None = None
     bias: Tensor | None = None
     owners: Tensor | None = None
+    causal: bool = False
+    rotary: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
-    def of(inputs: Batch, bias: Tensor | None = None) -> "Context":
+    def of(inputs: Batch, bias: Tensor | None = None, causal: bool = False, rotary: tuple[Tensor, Tensor] | None = None) -> "Context":
         """From a padded batch."""
         attention_mask = inputs["attention_mask"]
         batch, length = attention_mask.shape
         index = inputs["places"] if "places" in inputs else attention_mask.flatten().nonzero().flatten()
         lengths = attention_mask.sum(1)
-        plain = Context((batch, length), lengths.cumsum(0) - lengths, bias=bias, owners=inputs.get("owners"))
+        starts, owners = lengths.cumsum(0) - lengths, inputs.get("owners")
+        plain = Context((batch, length), starts, bias=bias, owners=owners, causal=causal, rotary=rotary)
         if len(index) == batch * length:
             return plain
         slots = (attention_mask.flatten().cumsum(0) - 1).clamp_min(0)
@@ -79,6 +83,10 @@ class Context:
 
     def attend(self, dtype: torch.dtype) -> Tensor | None:
         """What selects from (bool) or is added to the attention scores, broadcast to [B, H, T, T]."""
+        if self.causal:
+            length = self.size[1]
+            earlier = torch.ones(length, length, dtype=torch.bool, device=self.first.device).tril()
+            return earlier if self.mask is None else earlier & self.mask
         if self.bias is None:
             return self.mask
         bias = self.bias.to(dtype)

@@ -18,16 +18,26 @@ Units = NDArray[np.intp] | Sequence[int]
 
 
 class Constant(nn.Module):
-    """An empty sub-layer's output: the bias of its output projection, whatever comes in."""
+    """An empty sub-layer's output: the bias of its output projection (zeros where it has none), whatever comes in.
 
-    def __init__(self, bias: Tensor, in_tuple: bool) -> None:
+    `layer`: the number of its layer in a model that keeps keys and values of earlier tokens. The length of that cache is read from the
+    first layer, so an empty one puts a column of zeros there.
+    """
+
+    def __init__(self, bias: Tensor | None, size: int, in_tuple: bool, layer: int | None = None) -> None:
         super().__init__()
-        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.in_tuple = in_tuple
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.size, self.in_tuple, self.layer = size, in_tuple, layer
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Any:
+    def forward(self, *inputs: Tensor, hidden_states: Tensor | None = None, cache: Any = None, **others: Any) -> Any:
         """[B, T, ...] to [B, T, d]; attention modules give their output in a tuple."""
-        out = self.bias.expand(*hidden.shape[:-1], -1)
+        hidden = inputs[0] if hidden_states is None else hidden_states
+        cache = others.get("past_key_values") if cache is None else cache  # the name until transformers 5.24
+        if cache is not None and self.layer is not None:
+            column = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
+            cache.update(column, column, self.layer)
+        out = hidden.new_zeros(self.size) if self.bias is None else self.bias
+        out = out.expand(*hidden.shape[:-1], -1)
         return (out, None) if self.in_tuple else out
 
 
@@ -73,21 +83,26 @@ class SubLayer(ABC):
     projection_type: ClassVar[str]  # as Producer.type
     in_tuple: ClassVar[bool]  # whether transformers' module of this kind returns its output in a tuple
 
-    def __init__(self, layer: nn.Module, paths: Any, producers: dict[str, str], units: int) -> None:
+    def __init__(self, layer: nn.Module, paths: Any, producers: dict[str, str], units: int, norm_first: bool = False) -> None:
         linears: dict[str, Any] = {type_: layer.get_submodule(path) for type_, path in producers.items()}
         self.layer, self.paths, self.units = layer, paths, units
         self.producers = [Producer(type_, producers[type_], one, one.out_features // units) for type_, one in linears.items()]
         self.projection: nn.Linear = layer.get_submodule(paths.output)  # type: ignore[assignment]
         self.norm = layer.get_submodule(paths.norm)
         self.width = self.projection.in_features // units
+        self.norm_first = norm_first
 
     @abstractmethod
     def features(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """x [tokens, columns], the input of the output projection before any mask, and the residual [tokens, d]."""
 
+    def read(self, hidden: Tensor) -> Tensor:
+        """What the producers read [tokens, d]: the hidden state, behind the norm where that comes first."""
+        return self.norm(hidden) if self.norm_first else hidden
+
     def close(self, stream: Tensor) -> Tensor:
         """The next hidden state from the residual stream after the sub-layer (residual + projection output) [tokens, d]."""
-        return self.norm(stream)  # type: ignore[no-any-return]
+        return stream if self.norm_first else self.norm(stream)
 
     def __call__(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Returns x [tokens, columns], the input of the output projection before any mask; the residual [tokens, d] that is
@@ -171,11 +186,13 @@ class SubLayer(ABC):
 
     def _replace_by_bias(self) -> None:
         """The exact stub of an empty sub-layer: its output is the projection's bias, its producers are not computed."""
+        bias, size = self.projection.bias, self.projection.out_features
         if self.paths.output.startswith(f"{self.paths.core}."):
-            self.layer.set_submodule(self.paths.core, Constant(self.bias, self.in_tuple))
+            number = getattr(self.layer.get_submodule(self.paths.core), "layer_idx", None)
+            self.layer.set_submodule(self.paths.core, Constant(bias, size, self.in_tuple, number))
         else:
             self.layer.set_submodule(self.paths.core, Through(self.in_tuple))
-            self.layer.set_submodule(self.paths.output, Constant(self.bias, False))
+            self.layer.set_submodule(self.paths.output, Constant(bias, size, False))
 
     @torch.no_grad()
     def grow(self, small: nn.Module, kept: Units) -> None:

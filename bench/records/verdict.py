@@ -16,16 +16,20 @@ ONE_ANSWER = 0.99  # share of the examples; a model that gives one answer to mor
 Z = 1.96  # a normal 95 % interval
 LOSE_TAILS = ("0.23.1", "0.23.2")  # tokenizers whose overflowing tokens end too early (huggingface/tokenizers#2091)
 CORRELATIONS = ("pearson", "spearman")
+LOWER_IS_BETTER = {"perplexity"}
 
 
 def trivial(score: str, arrays: Arrays) -> float | None:
     """The score, in percent, of an answer that looks at nothing; None where the arrays do not tell.
 
     Of classes: the largest class for every example (F1: class 1 for every example). Of numbers: a constant, which correlates
-    with nothing: 0. Of questions: what `f1_trivial` and `em_trivial` hold, see bench.tasks.windows.
+    with nothing: 0. Of questions: what `f1_trivial` and `em_trivial` hold, see bench.tasks.windows. Of a text: the perplexity of its
+    tokens' own frequencies, no percentage.
     """
     if score in CORRELATIONS:
         return 0.0
+    if score == "perplexity":
+        return perplexity(arrays, "trivial")
     if "gold" in arrays:
         right = _right(score, arrays, _trivial_classes(score, arrays))
         return 100.0 * _mean_or_f1(right)
@@ -40,11 +44,28 @@ def is_collapsed(score: str | None, arrays: Arrays, which: str = "pruned") -> bo
         return True
     if score in CORRELATIONS:
         return _correlation_is_noise(arrays, which)
+    if score == "perplexity":
+        better = (arrays["nll_trivial"] - arrays[f"nll_{which}"]) / arrays["predicted"]
+        return bool(better.mean() <= Z * standard_error(better))
     ours, theirs = _influence(score, arrays, which), _influence(score, arrays, "trivial")
     if theirs is None or ours is None:
         return False
     (value, one), (baseline, other) = ours, theirs
     return value - baseline <= Z * standard_error(one - other, arrays.get("cluster"))
+
+
+def perplexity(arrays: Arrays, which: str) -> float:
+    """Of a text's windows: exp of the mean negative log-likelihood of a predicted token. `which`: dense, pruned or trivial."""
+    return float(np.exp(arrays[f"nll_{which}"].sum() / arrays["predicted"].sum()))
+
+
+def growth(arrays: Arrays) -> tuple[float, float, float]:
+    """By how many percent the pruned model's perplexity is higher than the dense one's, and the 95 % interval over the windows: that
+    of the mean paired difference of log-likelihoods, mapped by exp."""
+    difference = (arrays["nll_pruned"] - arrays["nll_dense"]) / arrays["predicted"]
+    mean, error = float(difference.mean()), Z * standard_error(difference)
+    low, middle, high = (100 * float(np.expm1(mean + by)) for by in (-error, 0.0, error))
+    return middle, low, high
 
 
 def suspect(record: Mapping[str, Any]) -> str | None:

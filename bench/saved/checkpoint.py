@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bench
 from bench import checks
@@ -27,6 +27,7 @@ from bench.dense.finding import FACTS_FILE, PRUNED, read_json, safetensors_shape
 from bench.errors import UserError, first_line
 from bench.files import digest, place
 from bench.masks import Masks, WeightMasks
+from bench.masks import place as place_of
 from bench.model import PrunableModel
 from bench.nn import word_head
 from bench.nn.shrink import shrink
@@ -125,8 +126,22 @@ def load(path: str | Path) -> nn.Module:
     if other := sorted({str(tensor.dtype) for tensor in weights.values()} - {"torch.float32"}):
         raise UserError(f"{file} holds {other[0]}, a saved model has torch.float32 weights")
     # clones: the file is mapped into memory, and may be replaced while the model is in use
-    module.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, strict=True, assign=True)
+    weights = {name: tensor.clone() for name, tensor in weights.items()}
+    shared = tied(module)
+    module.load_state_dict(weights | {name: weights[first] for name, first in shared.items()}, strict=True, assign=True)
+    for name, first in shared.items():
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, module.get_parameter(first))
     return module
+
+
+def tied(module: nn.Module) -> dict[str, str]:
+    """The map to a vocabulary by its parameter's name, with that of the embeddings, where the two are one parameter; else nothing."""
+    head, words = (getattr(module, f"get_{name}_embeddings", lambda: None)() for name in ("output", "input"))
+    if head is None or words is None or head.weight is not words.weight:
+        return {}
+    names = {id(child): name for name, child in module.named_modules()}
+    return {f"{names[id(head)]}.weight": f"{names[id(words)]}.weight"}
 
 
 def read(path: str | Path) -> Saved:
@@ -194,9 +209,21 @@ def structure(saved: Saved) -> nn.Module:
             dense = dense_module(saved)
             if saved.facts.label_words is not None:
                 word_head.structure(dense, saved.facts.arch, kind, saved.facts.label_words)
-        return shrink(PrunableModel(dense, saved.facts.arch, kind), structural)
+        model = PrunableModel(dense, saved.facts.arch, kind)
+        _with_saved_biases(model, safetensors_shapes(saved.folder / WEIGHTS_FILE))
+        return shrink(model, structural)
     except Exception as error:
         raise UserError(f"{saved.folder}: {FACTS_FILE}, {CONFIG_FILE} and {MASKS_FILE} do not fit: {first_line(error)}") from error
+
+
+def _with_saved_biases(model: PrunableModel, found: dict[str, list[int]]) -> None:
+    """Output projections get the biases that a method has given them, of families that have none."""
+    for s, sublayer in enumerate(model.sublayers):
+        at = f"{model.arch.layers}.{place_of(s)[1]}"
+        names = {f"{at}.{sublayer.paths.output}.bias", f"{at}.{sublayer.paths.core}.bias"}
+        has_one: Tensor | None = sublayer.projection.bias
+        if has_one is None and names & found.keys():
+            sublayer.add_bias(sublayer.bias)
 
 
 def dense_module(saved: Saved) -> nn.Module:
@@ -268,7 +295,7 @@ def _config(path: Path, facts: Facts, masks: Masks) -> Any:
         config: Any = type(AutoConfig.for_model(facts.arch.model_type)).from_dict(content)
         sizes = (
             getattr(config, "num_hidden_layers", len(masks.heads)),
-            getattr(config, facts.arch.heads),
+            getattr(config, facts.arch.groups),
             getattr(config, facts.arch.neurons),
         )
         outputs = config.num_labels
@@ -286,14 +313,14 @@ def _dense_config(content: dict[str, Any], facts: Facts, masks: Masks) -> dict[s
     """The same as transformers knows it, that of the dense model; models that were saved before 2026-11-29 have no other."""
     if content.get("model_type") != PRUNED + facts.arch.model_type:
         return content
-    full = {facts.arch.heads: (facts.heads, masks.heads.shape[1]), facts.arch.neurons: (facts.neurons, masks.neurons.shape[1])}
+    full = {facts.arch.groups: (facts.heads, masks.heads.shape[1]), facts.arch.neurons: (facts.neurons, masks.neurons.shape[1])}
     sizes = {name: size for name, (kept, size) in full.items() if content.get(name) == kept}
     return content | sizes | {"model_type": facts.arch.model_type}
 
 
 def _check_tensors(file: Path, module: nn.Module) -> None:
     found = safetensors_shapes(file)
-    wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items() if name not in tied(module)}
     if missing := sorted(wanted.keys() - found.keys()):
         raise UserError(f"{file} lacks {_few(missing)}")
     if surplus := sorted(found.keys() - wanted.keys()):

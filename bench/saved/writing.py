@@ -21,7 +21,7 @@ from bench.errors import UserError, first_line
 from bench.files import digest, sync
 from bench.masks import Masks, WeightMasks
 from bench.nn import word_head
-from bench.saved.checkpoint import Facts, kept_units, load
+from bench.saved.checkpoint import Facts, kept_units, load, tied
 from bench.tasks import KINDS
 
 
@@ -57,8 +57,9 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def _fill(half: Path, module: nn.Module, masks: Masks, facts: Facts, files: Sequence[Path], bits: WeightMasks | None) -> None:
-    # clones: of tensors that share memory, or are a view of a larger one, each gets its own
-    weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()}
+    # clones: a view of a larger tensor gets memory of its own
+    own = {name: tensor for name, tensor in module.state_dict().items() if name not in tied(module)}
+    weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in own.items()}
     safetensors.torch.save_file(weights, half / WEIGHTS_FILE, metadata={"format": "pt"})
     safetensors.numpy.save_file({"heads": masks.heads, "neurons": masks.neurons}, half / MASKS_FILE)
     if bits:
@@ -87,7 +88,7 @@ def _written_config(config: Any, facts: Facts, masks: Masks) -> dict[str, Any]:
     if masks.heads.all() and masks.neurons.all() and facts.label_words is None:
         return content
     own = {"model_type": PRUNED + facts.arch.model_type, "architectures": None}
-    return content | own | {facts.arch.heads: facts.heads, facts.arch.neurons: facts.neurons}
+    return content | own | {facts.arch.groups: facts.heads, facts.arch.neurons: facts.neurons}
 
 
 def _name_tokenizer(half: Path, config: Any) -> None:

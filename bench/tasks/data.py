@@ -52,9 +52,9 @@ def load(name: str, task: Task) -> TaskData:
         UserError: nothing is found, a file is damaged, or its columns, texts or labels are not the task's.
     """
     folder, source = _find(task.data or name, task)
-    train, validation = (read_split(folder / f"{split}.parquet", task, split == "validation") for split in ("train", "validation"))
+    train, validation = (read_split(folder / f"{split}.parquet", task, split != "train") for split in ("train", task.evaluation))
     if train.sha256 == validation.sha256:
-        raise UserError(f"task {name}: train.parquet and validation.parquet are the same file, nothing would be held out")
+        raise UserError(f"task {name}: train.parquet and {task.evaluation}.parquet are the same file, nothing would be held out")
     return TaskData(source, train, validation)
 
 
@@ -74,7 +74,7 @@ def _find(name: str, task: Task) -> tuple[Path, str]:
     root = place_of("BENCH_DATA")
     if root:
         folder = place(root / name, "BENCH_DATA=")
-        lacking = [f"{split}.parquet" for split in ("train", "validation") if not (folder / f"{split}.parquet").is_file()]
+        lacking = [f"{split}.parquet" for split in ("train", task.evaluation) if not (folder / f"{split}.parquet").is_file()]
         if folder.is_dir() and lacking:
             raise UserError(f"no data for task {name}: {folder} has no {' and no '.join(lacking)}")
         if not lacking:
@@ -85,7 +85,7 @@ def _find(name: str, task: Task) -> tuple[Path, str]:
         folder = cache_folder() / "data" / "-".join(filter(None, (task.hub.path.replace("/", "-"), task.hub.name)))
         if folder.exists() or _fetch(task, folder):
             return folder, f"hub:{task.hub.path}"
-    here = f"$BENCH_DATA/{name}/train.parquet and validation.parquet ({'not found' if root else 'BENCH_DATA is not set'})"
+    here = f"$BENCH_DATA/{name}/train.parquet and {task.evaluation}.parquet ({'not found' if root else 'BENCH_DATA is not set'})"
     there = f"the hub's {task.hub.path} (not reachable)" if task.hub else "no hub data set is named"
     raise UserError(f"no data for task {name}: {here}; {there}")
 
@@ -106,7 +106,7 @@ def _fetch(task: Task, folder: Path) -> bool:
     found: list[bool] = []
 
     def fill(half: Path) -> None:
-        for split, theirs in (("train", task.hub.train), ("validation", task.hub.validation)):  # type: ignore[union-attr]
+        for split, theirs in (("train", task.hub.train), (task.evaluation, task.hub.validation)):  # type: ignore[union-attr]
             found.append(fetch_split(task.hub, theirs, half / f"{split}.parquet"))  # type: ignore[arg-type]
             if not found[-1]:
                 raise FileNotFoundError

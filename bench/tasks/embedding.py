@@ -77,22 +77,18 @@ class Embedding(Kind):
             return {"labels": columns.numbers(table[task.label], where)}
         return {"labels": np.arange(len(texts[0]), dtype=np.int64)}
 
-    def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
+    def examples(self, encoder: "Encoder", split: "Split", scored: bool = False) -> "Examples":
         """Every text of every pair."""
         return Texts(encoder, split)
 
     def from_config(self, config: Any, **how: Any) -> "nn.Module":
         """An encoder of new weights with its pooling."""
-        import transformers
-
-        return _pooled(transformers.AutoModel.from_config(config, **how))
+        return _pooled(super().from_config(config, **how))
 
     def from_pretrained(self, folder: Any, **how: Any) -> Any:
         """The encoder of a transformers folder with its pooling; a BERT's own pooler is not used."""
-        import transformers
-
         how.pop("num_labels", None)
-        found = transformers.AutoModel.from_pretrained(folder, **how)
+        found = super().from_pretrained(folder, **how)
         if not how.get("output_loading_info"):
             return _pooled(found)
         encoder, info = found
@@ -141,11 +137,11 @@ class Embedding(Kind):
         values: dict[str, float | None] = {name: float(each[name].mean()) for name in task.metrics}
         return Score({name: each[name] for name in task.metrics}, values, values[task.score])
 
-    def stored(self, task: "Task", split: "Split") -> dict[str, np.ndarray]:
+    def stored(self, task: "Task", examples: "Examples") -> dict[str, np.ndarray]:
         """Gold similarities, or what a search in random order scores."""
         if task.options["measure"] == "similarity":
-            return {"gold": split.labels}
-        count = len(split)
+            return {"gold": examples.split.labels}
+        count = len(examples.split)
         by_chance = {"mrr@10": 100.0 * float((1 / np.arange(1, min(FIRST, count) + 1)).sum()) / count, "recall@1": 100.0 / count}
         return {f"{name}_trivial": np.full(count, by_chance[name]) for name in task.metrics}
 

@@ -68,12 +68,15 @@ class Encoder:
         if len(self.tokenizer) > config.vocab_size:
             words = f"{len(self.tokenizer)} words, its model {config.vocab_size}"
             raise UserError(f"{folder}: its tokenizer has {words}")
-        if "attention_mask" not in self.inputs or self.tokenizer.pad_token_id is None or self.max_length < 3:
+        self.padding = self.tokenizer.pad_token_id
+        if self.padding is None and not KINDS[task.kind].padded:
+            self.padding = 0  # never looked at
+        if "attention_mask" not in self.inputs or self.padding is None or self.max_length < 3:
             raise UserError(f"{folder}: its tokenizer gives no attention mask, has no padding token, or no room for a text")
 
-    def examples(self, split: Split) -> Examples:
-        """The examples of a split."""
-        return KINDS[self.task.kind].examples(self, split)
+    def examples(self, split: Split, scored: bool = False) -> Examples:
+        """The examples of a split. `scored`: it is the one that models are scored on."""
+        return KINDS[self.task.kind].examples(self, split, scored)
 
     def batch(self, examples: Sequence[Encoded], labels: np.ndarray | None, device: torch.device | str) -> Batch:
         """Pad on the right to the longest example: int64 tensors [B, T], labels [B] or [B, 2]."""
@@ -81,7 +84,7 @@ class Encoder:
         longest = max(lengths)
         out: dict[str, torch.Tensor] = {}
         for name in self.inputs:
-            pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
+            pad = {"input_ids": self.padding, "token_type_ids": self.tokenizer.pad_token_type_id}.get(name, 0)
             rows = [example[name] + [pad] * (longest - len(example[name])) for example in examples]
             out[name] = torch.tensor(rows, device=device)
         out["places"] = places_of(lengths, device)

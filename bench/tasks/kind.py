@@ -56,6 +56,7 @@ class Kind:
     reads_first_tokens: ClassVar[bool] = True  # whether the logits read the last hidden states of first tokens alone
     fine_tuned: ClassVar[bool] = True  # whether a dense model is fine-tuned for the task, not used as it is published
     together: ClassVar[int] = 1  # consecutive examples that are drawn together
+    padded: ClassVar[bool] = True  # whether a batch's examples differ in length, so that the tokenizer has to name a padding token
 
     def outputs(self, task: "Task") -> int:
         """The number of a model's outputs for an example or, of a span, for every token."""
@@ -64,6 +65,10 @@ class Kind:
     def check(self, task: "Task") -> tuple[str, Any, bool, str] | None:
         """What is wrong with a task's YAML: a key, its value, False, and what is expected; None where nothing is."""
         return None
+
+    def fits(self, arch: "Arch") -> str | None:
+        """What a family lacks for such a task; None where it can do it."""
+        return "is a decoder: this task wants an encoder" if arch.causal else None
 
     def head(self, arch: "Arch") -> list[str]:
         """Paths of the linear layers of the head; the rows of the last are the outputs."""
@@ -81,11 +86,15 @@ class Kind:
         """
         raise NotImplementedError
 
-    def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
-        """The examples of a split: its rows, unless the kind cuts them otherwise."""
+    def examples(self, encoder: "Encoder", split: "Split", scored: bool = False) -> "Examples":
+        """The examples of a split: its rows, unless the kind cuts them otherwise. `scored`: it is the one that models are scored on."""
         from bench.tasks.encoding import Rows
 
         return Rows(encoder, split)
+
+    def scored_together(self, task: "Task") -> int:
+        """How many examples make a batch when a model is scored."""
+        return 32
 
     def from_config(self, config: Any, **how: Any) -> "nn.Module":
         """A model of new weights."""
@@ -104,6 +113,14 @@ class Kind:
         from bench.nn.packing import inputs_of
 
         return module(**inputs_of(batch)).logits  # type: ignore[no-any-return]
+
+    def answers(self, module: "nn.Module", batch: "Batch") -> "Tensor":
+        """What the score is computed from, for each example of a batch [B, ...]."""
+        return self.logits(module, batch)
+
+    def of(self, model: "PrunableModel") -> "Kind":
+        """The kind as a method sees it: knowing of the model what loss and divergence need."""
+        return self
 
     def output(self, model: "PrunableModel", hidden: "Tensor", context: "Context") -> "Tensor":
         """The same from the last hidden state [tokens, d]."""
@@ -136,6 +153,10 @@ class Kind:
         """The metrics of all examples' logits."""
         raise NotImplementedError
 
-    def stored(self, task: "Task", split: "Split") -> dict[str, np.ndarray]:
-        """What a record keeps of the split beside a model's answers."""
-        return {"gold": split.labels}
+    def stored(self, task: "Task", examples: "Examples") -> dict[str, np.ndarray]:
+        """What a record keeps of the evaluation split beside a model's answers."""
+        return {"gold": examples.split.labels}
+
+    def stream(self, examples: "Examples") -> dict[str, Any] | None:
+        """The record's `data.stream`: how a text was cut that is read as one; None where rows are read."""
+        return None

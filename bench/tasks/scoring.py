@@ -13,30 +13,34 @@ from bench.config import Run, Task
 from bench.dense.finding import Checkpoint
 from bench.files import cache_folder, keep_file
 from bench.model import PrunableModel
+from bench.nn.sublayer import widened
 from bench.stages import progress, say
 from bench.tasks import KINDS
-from bench.tasks.data import Split
 from bench.tasks.encoding import Encoded, Encoder, Examples
 from bench.tasks.kind import Logits, Score
 from bench.tasks.spans import NEVER
 
-BATCH = 32
 VERSION = 1  # of the cached dense scores: raised with what a score is computed from
 
 
 @torch.no_grad()
 def predict(module: nn.Module, encoder: Encoder, encoded: Sequence[Encoded], device: str) -> Logits:
-    """Logits of some examples in their order, [examples, outputs] or [examples, T, 2]; batches are of similar length."""
+    """What some examples' score is computed from, in their order: logits [examples, outputs] or [examples, T, 2], or what the kind of
+    the task says. Batches are of similar length."""
     order = np.argsort([len(example["input_ids"]) for example in encoded], kind="stable")
     kind, found = KINDS[encoder.task.kind], list[Logits]()
-    for start in progress(range(0, len(order), BATCH), "scoring"):
-        batch = encoder.batch([encoded[row] for row in order[start : start + BATCH]], None, device)
-        found.append(kind.logits(module, batch).float().cpu().numpy())
-    logits = np.full((len(order), *found[-1].shape[1:]), NEVER, np.float32)  # the longest come last
-    for start, part in zip(range(0, len(order), BATCH), found, strict=True):
-        rows = order[start : start + BATCH]
-        logits[rows, : part.shape[1]] = part  # of every token those that there are
-    return logits
+    size = kind.scored_together(encoder.task)
+    for start in progress(range(0, len(order), size), "scoring"):
+        batch = encoder.batch([encoded[row] for row in order[start : start + size]], None, device)
+        found.append(widened(kind.answers(module, batch)).cpu().numpy())
+    answers = np.full((len(order), *found[-1].shape[1:]), NEVER, found[-1].dtype)  # the longest come last
+    for start, part in zip(range(0, len(order), size), found, strict=True):
+        rows = order[start : start + size]
+        if part.ndim == 1:
+            answers[rows] = part
+        else:
+            answers[rows, : part.shape[1]] = part  # of every token those that there are
+    return answers
 
 
 def everything(examples: Examples) -> list[Encoded]:
@@ -60,12 +64,12 @@ def measured(task: Task, logits: Logits, examples: Examples) -> Score:
     return KINDS[task.kind].score(task, logits, examples)
 
 
-def arrays(task: Task, before: Score | None, after: Score | None, split: Split) -> dict[str, np.ndarray]:
+def arrays(task: Task, before: Score | None, after: Score | None, examples: Examples) -> dict[str, np.ndarray]:
     """What a record keeps of every example."""
     both = [
         (f"{name}_{which}", array) for which, side in (("dense", before), ("pruned", after)) if side for name, array in side.arrays.items()
     ]
-    return {**KINDS[task.kind].stored(task, split), **dict(both)}
+    return {**KINDS[task.kind].stored(task, examples), **dict(both)}
 
 
 def dense_score(run: Run, model: PrunableModel, checkpoint: Checkpoint, encoder: Encoder, examples: Examples) -> Score:

@@ -65,7 +65,7 @@ class Spans(Kind):
         names = table[TITLE].to_pylist() if TITLE in table.column_names else texts[1]
         return {"answers": answers, "cluster": columns.numbered(names)}
 
-    def examples(self, encoder: "Encoder", split: "Split") -> "Examples":
+    def examples(self, encoder: "Encoder", split: "Split", scored: bool = False) -> "Examples":
         """Windows of the contexts."""
         from bench.tasks.windows import Windows
 
@@ -117,11 +117,12 @@ class Spans(Kind):
         notes = ["the model gives every question the same answer"] * (len(set(answers.texts)) == 1)
         return Score({"answers": np.array(answers.texts), "em": answers.em, "f1": answers.f1}, values, values[task.score], notes)
 
-    def stored(self, task: "Task", split: "Split") -> dict[str, np.ndarray]:
+    def stored(self, task: "Task", examples: "Examples") -> dict[str, np.ndarray]:
         """The articles, and what a trivial answer scores on each question."""
         from bench.tasks.windows import trivial
 
         assert task.windows is not None
+        split = examples.split
         assert split.cluster is not None
         found = trivial(split, task.windows.unanswerable)
         return {"cluster": split.cluster, "em_trivial": found.em, "f1_trivial": found.f1}
