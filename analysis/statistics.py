@@ -196,16 +196,17 @@ def mcnemar(first: Arrays, second: Arrays) -> float:
         ValueError: the runs were not scored on the same examples, or these have no right and wrong answers.
     """
     _check_same_examples(first, second)
-    if _is_regression(first):
-        raise ValueError("a regression has no right and wrong answers")
+    if _has_no_answers(first):
+        raise ValueError("numbers and rankings are no right and wrong answers")
     one, other = _right(first, "pruned"), _right(second, "pruned")
     alone = int((one & ~other).sum()), int((other & ~one).sum())
     return min(1.0, 2 * float(stats.binom.cdf(min(alone), sum(alone), 0.5)))
 
 
 def changes(arrays: Arrays) -> Changes:
-    """How the pruned model's answers differ from the dense model's; all None for a regression. Of questions, right is an exact match."""
-    if _is_regression(arrays):
+    """How the pruned model's answers differ from the dense model's; all None where answers are numbers or rankings. Of questions, right
+    is an exact match."""
+    if _has_no_answers(arrays):
         return Changes()
     same = _answers(arrays, "dense") == _answers(arrays, "pruned")
     dense, pruned = _right(arrays, "dense"), _right(arrays, "pruned")
@@ -261,9 +262,12 @@ def _friedman(found: Floats) -> float:
 
 
 def _check_same_examples(first: Arrays, second: Arrays) -> None:
-    """Of questions a record keeps no gold answers: there, what both runs answer alike must have been scored alike."""
+    """Of questions a record keeps no gold answers: there, what both runs answer alike must have been scored alike. Of a search, which
+    has none either, both must have been among as many."""
     if "gold" in first or "gold" in second:
         same = np.array_equal(first.get("gold", ()), second.get("gold", ()))
+    elif "answers_pruned" not in first:
+        same = _by_chance(first) == _by_chance(second)
     elif same := len(first["answers_pruned"]) == len(second["answers_pruned"]):
         alike = first["answers_pruned"] == second["answers_pruned"]
         same = all(np.array_equal(first[key][alike], second[key][alike]) for key in ("em_pruned", "f1_pruned"))
@@ -271,12 +275,18 @@ def _check_same_examples(first: Arrays, second: Arrays) -> None:
         raise ValueError("the gold labels of the two runs differ: they were not scored on the same examples")
 
 
-def _is_regression(arrays: Arrays) -> bool:
-    return "gold" in arrays and arrays["gold"].dtype.kind == "f"
+def _by_chance(arrays: Arrays) -> dict[str, tuple[int, float]]:
+    """Of every measure of a search the number of examples, and what random order scores."""
+    return {name: (len(values), float(values[0])) for name, values in arrays.items() if name.endswith("_trivial")}
+
+
+def _has_no_answers(arrays: Arrays) -> bool:
+    """Whether an example's answer is a number or a ranking, so that it is not right or wrong."""
+    return arrays["gold"].dtype.kind == "f" if "gold" in arrays else "answers_pruned" not in arrays
 
 
 def _has_classes(arrays: Arrays) -> bool:
-    return "gold" in arrays and not _is_regression(arrays)
+    return "gold" in arrays and not _has_no_answers(arrays)
 
 
 def _answers(arrays: Arrays, which: str) -> NDArray[Any]:

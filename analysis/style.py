@@ -26,6 +26,11 @@ COLOURS = {  # Okabe and Ito's palette, and three greys and browns
     "l0": "#9a8c00",
     "weight-magnitude": "#4d4d4d",
     "cofi": "#5a8f29",
+    "wanda": "#b8860b",
+    "sparsegpt": "#6a3d9a",
+    "llm-pruner": "#2f6f4f",
+    "minitron": "#a65628",
+    "shortgpt": "#4a6fa5",
 }
 MARKERS = {
     "kprune": "*",
@@ -43,6 +48,7 @@ MARKERS = {
     "taylor-uniform": "p",
     **dict(zip(("tp-magnitude-l1", "tp-magnitude-l2", "tp-taylor", "tp-hessian"), "ov^<", strict=True)),
     **dict(zip(("tp-lamp", "tp-fpgm", "tp-random"), ">ph", strict=True)),
+    **dict(zip(("wanda", "wanda-2-4", "sparsegpt", "sparsegpt-2-4"), "d8d8", strict=True)),
     **dict(zip(("smp", "smp-l", "smp-distil", "smp-l-distil"), "<>ph", strict=True)),
 }
 NAMES = {"kprune": "K-prune", "kwon": "Kwon et al.", "kcm": "KCM", "flap": "FLAP", "minilm": "MiniLM"}

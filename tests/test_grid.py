@@ -6,11 +6,12 @@ import pytest
 
 from bench import grid
 from bench.errors import UserError
+from bench.records import grids
 
 
 def test_a_block_is_the_product_of_its_lists_in_its_order():
     block = {"model": "m", "task": ["a", "b"], "method": ["x", "y"]}
-    found = [(cell["task"], cell["method"]) for cell in grid._product(block)]
+    found = [(cell["task"], cell["method"]) for cell in grids._product(block)]
     assert found == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
 
 
@@ -20,7 +21,7 @@ def test_the_committed_grids_name_what_there_is(name):
     assert len({tuple(sorted(cell.items())) for cell in todo}) == len(todo), "no cell twice"
     for cell in todo:
         for group in ("method", "task", "model"):
-            assert (grid.CONF / group / f"{cell[group]}.yaml").exists(), cell
+            assert (grids.CONF / group / f"{cell[group]}.yaml").exists(), cell
 
 
 def test_the_seconds_left_come_from_the_cells_most_like():

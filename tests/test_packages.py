@@ -106,7 +106,7 @@ def test_the_packages_of_the_models_are_pinned_and_hashed():
 
     bases = [OmegaConf.load(file).base for file in (CONF / "model").glob("*.yaml")]
     listed = [entry for entry in bases if "packages" in entry]
-    assert len(listed) == 2
+    assert len(listed) == 3
     for entry in listed:
         assert all("==" in package for package in entry.packages)
         assert len(entry.sha256) == 64

@@ -333,3 +333,16 @@ def test_what_too_few_rows_or_methods_cannot_say_is_none():
     assert (nothing.rows, nothing.friedman, nothing.critical) == (0, None, None)
     assert nothing.average.isna().all()
     assert statistics.ranking(scores * 0).friedman == 1.0, "all tied: no difference"
+
+
+def test_a_search_is_compared_by_its_rankings():
+    """Its examples have no answer that is right or wrong."""
+    random = np.random.default_rng(0)
+    dense = random.uniform(0, 100, 400)
+    common = {"mrr@10_trivial": np.full(400, 0.7), "mrr@10_dense": dense}
+    better, worse = common | {"mrr@10_pruned": dense - 1}, common | {"mrr@10_pruned": dense - 5}
+    found = statistics.paired("mrr@10", better, worse)
+    assert (found.difference, found.low, found.high) == pytest.approx((4.0, 4.0, 4.0))
+    assert statistics.changes(better) == statistics.Changes()
+    with pytest.raises(ValueError, match="not scored on the same examples"):
+        statistics.paired("mrr@10", better, {name: values[:399] for name, values in worse.items()})

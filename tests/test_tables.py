@@ -224,7 +224,7 @@ def test_wide_tables_are_split_for_latex(tmp_path):
 
 def test_every_table_has_a_caption_and_published_ones_say_how_ours_was_made(tmp_path):
     names = [name for name, _ in tables.all_tables(framed(entry(tmp_path / "r")), "test-2c")]
-    assert {*names, "published"} == set(layout.CAPTIONS)
+    assert {*names, "published", "perplexity"} == set(layout.CAPTIONS)
     page = layout.readme(names, "test-2c")
     assert all(f"[{name}]({name}.md)" in page for name in names)
     assert "one, so nothing is said of others" in page
