@@ -173,7 +173,7 @@ def test_mcnemar_counts_exact_matches_of_questions_and_has_nothing_to_count_in_a
     counts = confusion_matrix(first["em_pruned"] == 100, second["em_pruned"] == 100)
     assert counts[0, 1] != counts[1, 0]
     assert statistics.mcnemar(first, second) == pytest.approx(stats.binomtest(counts[0, 1], counts[0, 1] + counts[1, 0]).pvalue)
-    with pytest.raises(ValueError, match="a regression has no right"):
+    with pytest.raises(ValueError, match="numbers and rankings are no right"):
         statistics.mcnemar(numbers(1), numbers(2))
 
 
