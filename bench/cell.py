@@ -44,7 +44,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     Raises:
         UserError: whatever the user got wrong in it.
     """
-    plain: dict[str, Any] = config.tidied(OmegaConf.to_container(cfg, resolve=True))
+    plain: dict[str, Any] = _tidied(OmegaConf.to_container(cfg, resolve=True))
     fields, task_fields, model_fields = (_group(plain, group) for group in ("method", "task", "model"))
     names = {group: str(choices[group]).rsplit("/", 1)[-1] for group in ("method", "task", "model")}
     keys = config.typed(Keys, plain, "")
@@ -55,7 +55,7 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
     checks.check_task(names["task"], task)
     checks.check_model(names["model"], model)
     checks.check_pair(names["task"], task, names["model"], model)
-    fields = checks.checked_fields(names["method"], fields, config.tidied(reference))
+    fields = checks.checked_fields(names["method"], fields, _tidied(reference))
     keys.unit = checks.unit_of(names["method"], keys, task.unit, fields.pop("_unit_", None))
     keys.round_to = None if keys.round_to == 1 else keys.round_to  # every number is a multiple of 1
     told = [word.removeprefix("++") for word in overrides if not word.lstrip("+~").startswith(NO_PATHS)]
@@ -76,6 +76,15 @@ def resolve(cfg: DictConfig, choices: dict[str, str | None], reference: dict[str
         threads=keys.threads or max(1, machine.usable_cores() // processes.world()),
         command=shlex.join(["python", "-m", "bench", *told]),
     )
+
+
+def _tidied(value: Any) -> Any:
+    """Plain configuration without what carries no meaning: digits of rounding noise (0.1 + 0.2), the sign of a zero."""
+    if isinstance(value, dict):
+        return {key: _tidied(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_tidied(entry) for entry in value]
+    return float(f"{value:.12g}") + 0.0 if isinstance(value, float) else value
 
 
 def _as_told(word: str, fields: dict[str, Any], reference: dict[str, Any]) -> str | None:

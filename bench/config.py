@@ -48,12 +48,9 @@ class FeedForwardPaths:
 
 @dataclass
 class Arch:
-    """Where the pieces of a model family lie (conf/arch).
-
-    `kv_heads`: config.json's field for the number of key-value heads, where query heads share them. `norm_first`: always, never, or the
-    field that says whether a sub-layer's norm comes before it. `causal`: a token attends to those before it alone. `output`: the
-    modules from the last hidden state to a language model's logits; one that a model lacks is left out.
-    """
+    """Where the pieces of a model family lie (conf/arch). `kv_heads`: config.json's field for the number of key-value heads, where query
+    heads share them. `norm_first`: always, never, or the field that says whether a sub-layer's norm comes before it. `causal`: a token
+    attends to those before it alone. `output`: modules from the last hidden state to a language model's logits, as far as it has them."""
 
     model_type: str
     embeddings: str
@@ -369,15 +366,6 @@ def _content(value: Any) -> Any:
     """A method's field as it counts: where it names a record's folder, what lies in it and not where."""
     arrays = Path(value) / "arrays.npz" if isinstance(value, str) and value else None
     return digest(arrays) if arrays and arrays.is_file() else value
-
-
-def tidied(value: Any) -> Any:
-    """Plain configuration without what carries no meaning: digits of rounding noise (0.1 + 0.2), the sign of a zero."""
-    if isinstance(value, dict):
-        return {key: tidied(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [tidied(entry) for entry in value]
-    return float(f"{value:.12g}") + 0.0 if isinstance(value, float) else value
 
 
 def typed(cls: type[T], given: Any, where: str) -> T:
