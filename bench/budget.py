@@ -216,7 +216,7 @@ def uniform(scores: Scores, budget: Budget) -> Masks:
     left = budget.limit * TOLERANCE - budget.cost(kept)
     for mask, values, price in ((kept.heads, scores.heads, budget.heads), (kept.neurons, scores.neurons, budget.neurons)):
         order = descending(values)
-        left = _buy(mask, order[mask.ravel()[order] == 0], price, left)
+        left = buy(mask, order[mask.ravel()[order] == 0], price, left)
     return kept
 
 
@@ -232,7 +232,7 @@ def uniform_share(budget: Budget) -> float:
     return float(shares[costs <= budget.limit * TOLERANCE].max())
 
 
-def _buy(mask: Floats, wanted: NDArray[np.intp], price: Price, left: float) -> float:
+def buy(mask: Floats, wanted: NDArray[np.intp], price: Price, left: float) -> float:
     """Keep wanted units of a mask [L, units] in their order as long as they can be paid. Returns what is left."""
     counts = (mask != 0).sum(1)
     for unit in wanted:
@@ -265,7 +265,7 @@ def by_cost(scores: Scores, budget: Budget) -> Masks:
     cheapest = min(price.each for price in budget.prices)
     for i in order[fitting:]:
         s = int(sublayers[i])
-        left = _buy(masks.of(s)[None], units[i : i + 1], budget.prices[s], left)
+        left = buy(masks.of(s)[None], units[i : i + 1], budget.prices[s], left)
         if left < cheapest and not budget.uneven:
             break
     return masks

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.budget import TOLERANCE, Budget, Price, descending
+from bench.budget import TOLERANCE, Budget, buy, descending
 from bench.calibration import Calibration
 from bench.masks import Floats, Masks, by_array
 from bench.method import Method, Skip
@@ -95,7 +95,8 @@ class LLMPruner(Method):
             if budget.fits(budget.cost(masks)):
                 break
         for mask, values, price in zip((masks.heads, masks.neurons), scores, (budget.heads, budget.neurons), strict=True):
-            _buy(mask, values, price, budget.limit * TOLERANCE - budget.cost(masks))
+            order = descending(values)
+            buy(mask, order[mask.ravel()[order] == 0], price, budget.limit * TOLERANCE - budget.cost(masks))
         return masks
 
     def free_layers(self, layers: int) -> NDArray[np.intp]:
@@ -112,16 +113,6 @@ def _best(values: Floats, share: float) -> Floats:
     kept = np.zeros_like(values)
     np.put_along_axis(kept, order, 1.0, axis=1)
     return kept
-
-
-def _buy(mask: Floats, values: Floats, price: Price, left: float) -> None:
-    """Keep the best of what is gone as long as it can be paid."""
-    for unit in descending(values):
-        layer = int(unit) // mask.shape[1]
-        cost = float(price.step(int(np.count_nonzero(mask[layer])) + 1))
-        if mask.flat[unit] == 0 and cost <= left:
-            mask.flat[unit] = 1.0
-            left -= cost
 
 
 def _product(weight: Tensor) -> Tensor:

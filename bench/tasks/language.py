@@ -2,7 +2,7 @@
 
 The rows of a split are joined to one stream of tokens, which is cut into windows of `options.context` tokens without overlap; what is
 left at the end is dropped. Perplexity is exp(sum of the negative log-likelihoods / number of predicted tokens), and the first token
-of each window is not predicted: the protocol of GPTQ, SparseGPT, Wanda and FLAP on WikiText-2 (decoders.md, section 3). Calibration takes
+of each window is not predicted: the protocol of GPTQ, SparseGPT, Wanda and FLAP on WikiText-2 (docs/decoders.md). Calibration takes
 windows of `options.calibration_context` tokens of train.
 """
 
